@@ -1,0 +1,61 @@
+"""What a clip is conditioned on, in the form that ComfyUI's WAN model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.clip_vision
+import comfy.conds
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..multitalk_core.sizes import clip_input
+from .patches import AUDIO
+
+NULL_AUDIO = "multitalk_null_audio"  # beside the voices, for the guider
+
+Conditioning = list[Any]  # ComfyUI's: [[tensor, {…}], …]
+
+
+def with_clip(
+    conditioning: Conditioning, known_latent: Tensor, known_latent_frames: int, clip_vision_output: Any, tokens: Tensor, null_tokens: Tensor
+) -> Conditioning:
+    """A copy of a prompt's conditioning that carries one clip's picture, mask and voices.
+
+    Args:
+        known_latent: [1, C, T, h, w] as the VAE gives it.
+        known_latent_frames: how many of its first frames are known.
+        clip_vision_output: of `encode_clip`, or None.
+        tokens, null_tokens: [1, T, S · M, C] and [1, T, M, C] of MultiTalkWeights.tokens.
+    """
+    mask = torch.ones_like(known_latent[:, :1])  # 1 is unknown here; core turns it round for the model
+    mask[:, :, :known_latent_frames] = 0
+    values = {"concat_latent_image": known_latent, "concat_mask": mask, NULL_AUDIO: null_tokens}
+    if clip_vision_output is not None:
+        values["clip_vision_output"] = clip_vision_output
+    return [[text, _hearing({**extra, **values}, tokens)] for text, extra in conditioning]
+
+
+def with_null_audio(conditioning: Conditioning) -> Conditioning:
+    """The same conditioning with null audio in place of the voices."""
+    return [[text, _hearing(extra, extra[NULL_AUDIO]) if NULL_AUDIO in extra else extra] for text, extra in conditioning]
+
+
+def encode_clip(clip_vision: comfy.clip_vision.ClipVisionModel, picture: Tensor) -> comfy.clip_vision.Output:
+    """CLIP's penultimate hidden states of a picture [1, H, W, 3], preprocessed as published (core crops and antialiases)."""
+    comfy.model_management.load_models_gpu([clip_vision.patcher])
+    with torch.inference_mode():
+        last, penultimate, embeds, _ = clip_vision.model(
+            pixel_values=clip_input(picture).to(clip_vision.load_device), intermediate_output=-2
+        )
+    output = comfy.clip_vision.Output()
+    output["last_hidden_state"] = last.cpu()
+    output["penultimate_hidden_states"] = penultimate.cpu()
+    output["image_embeds"] = embeds.cpu()
+    return output
+
+
+def _hearing(extra: dict[str, Any], tokens: Tensor) -> dict[str, Any]:
+    """model_conds is what core itself adds per conditioning; a tensor put there reaches the model as a keyword, batch on dim 0."""
+    return {**extra, "model_conds": {**extra.get("model_conds", {}), AUDIO: comfy.conds.CONDRegular(tokens)}}

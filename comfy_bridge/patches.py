@@ -1,0 +1,175 @@
+"""MultiTalk on ComfyUI's own WAN model: two attention patches, one wrapper that brings each call its audio.
+
+All state of a call is in that call's transformer_options; the objects here are never written to after they were made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ..multitalk_core.generate import Motion
+from ..multitalk_core.model import WeightsError, audio_positions, reference_attention_map, speaker_positions
+from ..multitalk_core.schedule import renoise
+from ..multitalk_core.speakers import SpeakerError
+from .weights import MultiTalkWeights
+
+AUDIO = "audio_embed"  # the one name that core's context windows slice, time on dim 1
+CALL = "multitalk"  # key of transformer_options
+KEY = "multitalk"  # of our wrappers
+
+MotionNoise = Callable[[torch.Size, float, int], Tensor]
+
+
+@dataclass
+class Call:
+    """What one forward of the WAN model hears."""
+
+    audio: Tensor  # [B, T, S · M, C]
+    speakers: int
+    heads: int  # of the WAN model
+    masks: Tensor | None  # [S + 1, N]
+    labels: Tensor | None = None  # [B, T · N], from this block's self-attention to its audio attention
+
+
+def patch_model(
+    model: comfy.model_patcher.ModelPatcher, weights: MultiTalkWeights, masks: Tensor | None
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the model that listens to the audio in its conditioning.
+
+    Args:
+        masks: [S + 1, N] on the token grid, background last; None for a single speaker.
+    Raises:
+        WeightsError: not a WAN 2.1 image-to-video model, or one of another size.
+    """
+    check_model(model, weights)
+    patched = model.clone()
+    patched.set_model_patch(_SpeakerMap(), "attn1_patch")
+    patched.set_model_patch(_AudioAttention(weights), "attn2_patch")
+    wrapper = _BringAudio(weights, masks, model.model.diffusion_model.num_heads)
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
+    return patched
+
+
+def hold_motion(
+    model: comfy.model_patcher.ModelPatcher, motion: Motion, noise: MotionNoise | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the model whose first latent frames are held to `motion` in every evaluation, with whatever guider or sampler.
+
+    Args:
+        noise: (shape, σ, seed) → noise for a level; only for replaying recorded runs.
+    """
+    held = model.clone()
+    wrapper = _HoldMotion(motion, noise or motion_noise)
+    held.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, KEY, wrapper)
+    return held
+
+
+def check_model(model: comfy.model_patcher.ModelPatcher, weights: MultiTalkWeights) -> None:
+    """Raises WeightsError unless the model is WAN 2.1 image-to-video of the weights' size."""
+    base, wan = model.model, getattr(model.model, "diffusion_model", None)
+    if not isinstance(base, comfy.model_base.WAN21) or not getattr(base, "image_to_video", False) or wan.img_emb is None:
+        raise WeightsError(
+            f"MultiTalk needs a WAN 2.1 image-to-video model, but the MODEL is {type(base).__name__}"
+            f"{' for text-to-video' if isinstance(base, comfy.model_base.WAN21) else ''}. "
+            "Load, for example, wan2.1_i2v_480p_14B_fp16.safetensors."
+        )
+    weights.shape.check_model(wan.dim, len(wan.blocks))
+
+
+def motion_noise(shape: torch.Size, sigma: float, seed: int) -> Tensor:
+    """Fresh noise for every noise level, from (seed, σ) alone, so that a step can be made again by itself."""
+    digest = hashlib.sha256(b"motion" + struct.pack("<qd", seed % (1 << 63), sigma)).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(shape, generator=generator)
+
+
+class _BringAudio:
+    """DIFFUSION_MODEL wrapper: from the model's keyword to this call's own transformer_options."""
+
+    def __init__(self, weights: MultiTalkWeights, masks: Tensor | None, heads: int) -> None:
+        self._weights, self._masks, self._heads = weights, masks, heads
+
+    def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        audio = kwargs.pop(AUDIO, None)
+        if audio is None:
+            raise WeightsError(
+                "The model listens to audio, but a conditioning has none. Use both the positive and the negative output of "
+                "MultiTalk Conditioning."
+            )
+        speakers = self._weights.adapter.speakers_in(audio)
+        masks = None
+        if speakers > 1:
+            if self._masks is None or self._masks.shape[0] != speakers + 1:
+                raise SpeakerError(f"{speakers} voices are heard, but there are no masks for {speakers} speakers and the background.")
+            masks = self._masks.to(x.device)
+        options = next(a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "cond_or_uncond" in a)
+        options[CALL] = Call(audio, speakers, self._heads, masks)
+        return executor(x, *args, **kwargs)
+
+
+class _SpeakerMap:
+    """attn1 patch: which speaker each token belongs to, from the block's own q and k. Leaves the attention's output alone."""
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        call: Call = args["transformer_options"][CALL]
+        if call.masks is not None:
+            frames, *grid = args["transformer_options"]["grid_sizes"]
+            if call.masks.shape[1] != grid[0] * grid[1]:
+                raise SpeakerError(
+                    f"The speakers' masks are for {call.masks.shape[1]} tokens a frame, but the video has {grid[1]}×{grid[0]}. "
+                    "Make the latent with MultiTalk Conditioning, and do not restrict the conditioning to an area."
+                )
+            call.labels = speaker_positions(reference_attention_map(args["q"], args["k"], call.masks))
+        return args["x"]
+
+
+class _AudioAttention:
+    """attn2 patch, between text cross-attention and feed-forward: exactly the official slot."""
+
+    def __init__(self, weights: MultiTalkWeights) -> None:
+        self._weights = weights
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        options, x = args["transformer_options"], args["x"]
+        call: Call = options[CALL]
+        shape = self._weights.shape
+        block = self._weights.adapter.blocks[options["block_index"]]
+        labels, call.labels = call.labels, None
+        audio_labels = None if labels is None else audio_positions(call.speakers, shape.context_tokens, x.device)
+        return block(x, call.audio.to(x.dtype), call.heads, labels, audio_labels)
+
+    def models(self) -> list[comfy.model_patcher.ModelPatcher]:
+        """Tells the manager to load the weights along with the model."""
+        return [self._weights.patcher]
+
+
+class _HoldMotion:
+    """PREDICT_NOISE wrapper: the model sees the motion latents in place, and the sampler's aim for them is the clean latent.
+
+    For Euler this is the published loop: what stands in those frames between two evaluations is never read, and the last step
+    lands on the aim.
+    """
+
+    def __init__(self, motion: Motion, noise: MotionNoise) -> None:
+        self._motion, self._noise = motion, noise
+
+    def __call__(self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
+        clean = executor.class_obj.inner_model.process_latent_in(self._motion.latent.to(x))
+        clean = clean.expand(x.shape[0], -1, -1, -1, -1)
+        held = clean
+        if self._motion.noised:
+            sigma = float(timestep.flatten()[0])
+            held = renoise(clean, self._noise(self._motion.latent.shape, sigma, seed or 0).to(x), sigma)
+        count = clean.shape[2]
+        denoised = executor(torch.cat([held, x[:, :, count:]], dim=2), timestep, model_options, seed)
+        return torch.cat([clean, denoised[:, :, count:]], dim=2)

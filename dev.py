@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""The developer's command: `python dev.py test`, and the rest under `python dev.py --help`.
+
+Standard library only: what it runs, it runs in an environment that it makes itself (tools/environment.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
+    sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
+
+from tools import environment
+from tools.steps import StepFailed
+
+
+def env(options: argparse.Namespace) -> int:
+    """make the environment and print its paths"""
+    made = environment.prepare()
+    if options.prune:
+        environment.prune(made.folder)
+    rows = {"comfyui": made.host.path, "python": made.python, "goldens": made.goldens or "none found (MULTITALK_GOLDENS)"}
+    for name, value in rows.items():
+        print(f"{name:<8} {value}")
+    return 0
+
+
+def test(options: argparse.Namespace) -> int:
+    """ruff, then pytest; further arguments go to pytest"""
+    made = environment.prepare()
+    lint_code = made.run(["-m", "ruff", "check", "--quiet"])
+    test_code = made.run(["-m", "pytest", *options.more])
+    if lint_code:
+        print("ruff found problems: see above pytest's output, or run: python dev.py lint")
+    return test_code or lint_code
+
+
+def lint(options: argparse.Namespace) -> int:
+    """ruff check, ruff format --check, pyright on multitalk_core"""
+    made = environment.prepare()
+    checks = (["ruff", "check"], ["ruff", "format", "--check"], ["pyright", "--pythonpath", str(made.python)])
+    return max([made.run(["-m", *check]) for check in checks])
+
+
+def parity(options: argparse.Namespace) -> int:
+    """compare the core with the published code's results"""
+    made = environment.prepare()
+    goldens = Path(options.goldens).resolve() if options.goldens else made.goldens
+    if goldens is None:
+        raise StepFailed("parity", "no folder of goldens was found", "name it: python dev.py parity --goldens DIR")
+    only = ["--only", *options.only] if options.only else []
+    return made.run(["tools/parity", "--goldens", str(goldens), *only])
+
+
+PARITY_OPTIONS = {
+    "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
+    "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
+}
+ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environments that older requirements left in the cache"}}
+
+# a command is a function and a row: its options, and whether it takes arguments that it does not know
+COMMANDS = (
+    (test, {}, True),
+    (parity, PARITY_OPTIONS, False),
+    (lint, {}, False),
+    (env, ENV_OPTIONS, False),
+)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for function, flags, takes_more in COMMANDS:
+        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, add_help=not takes_more)
+        command.set_defaults(function=function, takes_more=takes_more)
+        for flag, settings in flags.items():
+            command.add_argument(flag, **settings)
+    options, options.more = parser.parse_known_args(arguments)
+    if options.more and not options.takes_more:
+        parser.error(f"unrecognized arguments: {' '.join(options.more)}")
+    return options
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    try:
+        return options.function(options)
+    except StepFailed as failure:
+        print(f"\ndev.py stopped at {failure}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

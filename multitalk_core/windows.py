@@ -1,0 +1,94 @@
+"""Which frames belong to which clip, and which embeddings each frame hears: integers and indexing.
+
+Shapes: S speakers, F video frames, W = 5 neighbours, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .wav2vec import Embeds
+
+WINDOW = 5  # neighbours −2…+2 of every video frame
+FRAMES_PER_LATENT = 4  # the Wan VAE's stride in time
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One denoise: video frames start…stop of the whole, of which the first `drop` repeat the clip before and `keep` follow."""
+
+    index: int
+    start: int
+    stop: int
+    drop: int
+    keep: int
+
+
+def latent_frames(frames: int) -> int:
+    """T of a clip: the first frame has a latent of its own, then one for every four."""
+    return (frames - 1) // FRAMES_PER_LATENT + 1
+
+
+def fitting_frames(frames: int) -> int:
+    """The next number of frames of the form 4n + 1, which is what the VAE can hold."""
+    return (latent_frames(max(1, frames) + FRAMES_PER_LATENT - 1) - 1) * FRAMES_PER_LATENT + 1
+
+
+def plan_clips(frames: int, clip_frames: int, overlap: int) -> list[Clip]:
+    """Clips that cover a video of exactly `frames` frames.
+
+    Every clip is `clip_frames` long and begins clip_frames − overlap after the one before; the last is trimmed, so the video
+    ends with the audio (the official loop ends 3 frames short, and stops at 1000).
+
+    Source of the advance: MeiGen-AI/MultiTalk@c1ad840 wan/multitalk.py, generate().
+    Raises:
+        ValueError: nothing to plan, or clips that do not advance.
+    """
+    if frames < 1:
+        raise ValueError(f"A video of {frames} frames cannot be planned; at least 1 frame was expected.")
+    if not 0 < overlap < clip_frames:
+        raise ValueError(f"{overlap} motion frames leave nothing new in a clip of {clip_frames} frames. Use 1 to {clip_frames - 1}.")
+    advance = clip_frames - overlap
+    clips = []
+    covered = 0
+    while covered < frames:
+        index = len(clips)
+        start = index * advance
+        drop = overlap if index else 0
+        covered = min(start + clip_frames, frames)
+        clips.append(Clip(index, start, start + clip_frames, drop, covered - start - drop))
+    return clips
+
+
+def window_indices(start: int, stop: int) -> Tensor:
+    """[F, 5] embedding numbers that the frames start…stop hear: two neighbours on each side, none before the first.
+
+    The end is left open; `reflect` closes it.
+    """
+    centres = torch.arange(start, stop)[:, None]
+    neighbours = torch.arange(WINDOW) - WINDOW // 2
+    return (centres + neighbours).clamp(min=0)
+
+
+def reflect(indices: Tensor, length: int) -> Tensor:
+    """Numbers behind the end of a track, mirrored: length + i is length − 1 − i, back and forth as often as needed.
+
+    Source: MeiGen-AI/MultiTalk@c1ad840 wan/multitalk.py, generate(): the reversed tail that is appended for the last clip.
+    """
+    phase = indices % (2 * length)
+    return torch.minimum(phase, 2 * length - 1 - phase)
+
+
+def audio_windows(tracks: Sequence[Embeds], start: int, stop: int) -> Tensor:
+    """Windows of the frames start…stop of every speaker: S tracks of [F, L, D] → [S, F, 5, L, D]."""
+    return torch.stack([_windows_of(track, start, stop) for track in tracks])
+
+
+def _windows_of(track: Embeds, start: int, stop: int) -> Tensor:
+    indices = reflect(window_indices(start, stop), track.shape[0])
+    first, last = int(indices.min()), int(indices.max()) + 1
+    return track[first:last][indices - first]

@@ -1,0 +1,49 @@
+"""Tests import the pack as `multitalk_nodes`.
+
+The fixture `comfy` starts ComfyUI; the fixture `goldens` is the folder of the published code's results.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_by_path(name: str, file: Path):
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+pack = load_by_path("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+pack.register_pack()
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def comfy() -> Path:
+    """ComfyUI's folder, importable from here on: `import comfy.model_patcher` inside the test."""
+    return pack.start_comfy()
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The published code's results. Without them: a failure in CI, a skip for a developer who has none."""
+    folder = os.environ.get("MULTITALK_GOLDENS")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    reason = "no goldens: set MULTITALK_GOLDENS to the folder of the published code's results (or put it at ../shared/goldens)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

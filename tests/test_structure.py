@@ -1,0 +1,144 @@
+"""The rules of the house, read from the source: which way imports point, and what product code never does."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# a room and the rooms it may import from; "" is the root __init__.py
+ALLOWED = {
+    "": {"nodes"},
+    "nodes": {"nodes", "comfy_bridge", "multitalk_core"},
+    "comfy_bridge": {"comfy_bridge", "multitalk_core"},
+    "multitalk_core": {"multitalk_core"},
+}
+HOST = "comfy comfy_api comfy_execution comfy_extras execution folder_paths latent_preview node_helpers nodes server"
+# needed for one feature each, or only faster: a pack that imports them at start breaks where they are missing
+OPTIONAL = {"boto3", "flash_attn", "kornia", "librosa", "pysubs2", "sageattention", "silero_vad", "triton", "xformers"}
+
+
+def product_files() -> list[Path]:
+    rooms = [file for room in ALLOWED if room for file in sorted((ROOT / room).rglob("*.py"))]
+    return [ROOT / "__init__.py", *rooms]
+
+
+FILES = [pytest.param(file, id=file.relative_to(ROOT).as_posix()) for file in product_files()]
+
+
+def imported_rooms(tree: ast.AST, place: tuple[str, ...]) -> set[str]:
+    """The pack's rooms that a module imports relatively; place is its package, () for the root. A path out of the pack is '..'."""
+    rooms = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            if node.level > len(place) + 1:
+                rooms.add("..")
+                continue
+            base = place[: len(place) + 1 - node.level] + tuple((node.module or "").split(".") if node.module else ())
+            rooms |= {base[0]} if base else {alias.name for alias in node.names}
+    return rooms
+
+
+def imported_modules(nodes) -> set[str]:
+    """Top-level names of the absolute imports among nodes."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def run_at_import(tree: ast.Module):
+    """The statements that importing the module runs: all but function bodies and what only type checkers read."""
+    pending = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        pending += ast.iter_child_nodes(node)
+
+
+def prints(tree: ast.AST) -> list[int]:
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def broad_handlers(tree: ast.AST) -> list[int]:
+    def is_broad(kind: ast.expr | None) -> bool:
+        kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+        return any(k is None or (isinstance(k, ast.Name) and k.id in ("Exception", "BaseException")) for k in kinds)
+
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and is_broad(node.type)]
+
+
+def parse(file: Path) -> tuple[ast.Module, tuple[str, ...]]:
+    return ast.parse(file.read_text(encoding="utf-8")), file.parent.relative_to(ROOT).parts
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_point_from_nodes_to_bridge_to_core(file):
+    tree, place = parse(file)
+    room = place[0] if place else ""
+    assert imported_rooms(tree, place) <= ALLOWED[room]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_pack_imports_itself_relatively(file):
+    """ComfyUI gives the pack a name of its own choosing, and has top-level modules named like ours."""
+    tree, place = parse(file)
+    assert not imported_modules(ast.walk(tree)) & {"multitalk_nodes", "multitalk_core", "comfy_bridge", "tools"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_core_does_not_know_comfy(file):
+    tree, place = parse(file)
+    if place[:1] == ("multitalk_core",):
+        assert not imported_modules(ast.walk(tree)) & set(HOST.split())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_optional_packages_are_not_imported_at_start(file):
+    tree, _ = parse(file)
+    assert not imported_modules(run_at_import(tree)) & OPTIONAL
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_product_code_does_not_print(file):
+    assert prints(parse(file)[0]) == []
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_product_code_names_the_errors_it_catches(file):
+    assert broad_handlers(parse(file)[0]) == []
+
+
+def test_these_checks_see_what_they_look_for():
+    def rooms(source: str, *place: str) -> set[str]:
+        return imported_rooms(ast.parse(source), place)
+
+    assert rooms("from ..nodes import x", "multitalk_core") == {"nodes"}
+    assert rooms("from .. import comfy_bridge", "multitalk_core") == {"comfy_bridge"}
+    assert rooms("from . import audio\nfrom .audio import x", "multitalk_core") == {"multitalk_core"}
+    assert rooms("from ...comfy_bridge.x import y", "nodes", "themed") == {"comfy_bridge"}
+    assert rooms("from .nodes import NODES") == {"nodes"}
+    assert rooms("from ... import x", "nodes") == {".."}
+    at_start = run_at_import(ast.parse("try:\n    import triton\nexcept ImportError:\n    pass\ndef f():\n    import boto3"))
+    assert imported_modules(at_start) == {"triton"}
+    assert prints(ast.parse("x = 1\nprint(x)")) == [2]
+    for kind in ("", " Exception", " (ValueError, BaseException) as error"):
+        assert broad_handlers(ast.parse(f"try:\n    pass\nexcept{kind}:\n    pass")) == [3]
+
+
+def test_pyproject_and_requirements_name_the_same_packages():
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*?)\]", pyproject, re.MULTILINE | re.DOTALL).group(1))
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert listed == [line for line in lines if line and not line.startswith("#")]
+    assert not any(name.startswith("torch") for name in listed)
