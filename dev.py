@@ -55,6 +55,14 @@ def parity(options: argparse.Namespace) -> int:
     return made.run(["tools/parity", "--goldens", str(goldens), *only])
 
 
+def mutants(options: argparse.Namespace) -> int:
+    """change one sign, index or range at a time and see that parity notices (minutes)"""
+    made = environment.prepare()
+    if made.goldens is None:
+        raise StepFailed("mutants", "no folder of goldens was found", "set MULTITALK_GOLDENS to one")
+    return made.run(["tools/mutants.py", str(made.goldens)])
+
+
 PARITY_OPTIONS = {
     "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
     "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
@@ -65,6 +73,7 @@ ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environme
 COMMANDS = (
     (test, {}, True),
     (parity, PARITY_OPTIONS, False),
+    (mutants, {}, False),
     (lint, {}, False),
     (env, ENV_OPTIONS, False),
 )

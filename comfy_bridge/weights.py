@@ -13,6 +13,7 @@ import comfy.ops
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..multitalk_core.families import FAMILIES, Family
@@ -67,8 +68,8 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
     """
     try:
         tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    except ValueError as error:  # what core makes of a damaged or truncated safetensors
-        raise WeightsError(f"'{name}' cannot be read: {error}") from error
+    except (ValueError, SafetensorError) as error:  # core raises one or the other, by how the file is damaged
+        raise WeightsError(f"'{name}' is damaged or not a safetensors file ({error}). Download it again.") from error
     return build_weights(tensors, name, choose_family(family, name, metadata or {}), dtype)
 
 

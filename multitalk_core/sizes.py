@@ -41,8 +41,8 @@ BUCKETS: dict[str, tuple[tuple[float, int, int], ...]] = {
 def bucket(height: int, width: int, size: SizeClass) -> tuple[int, int]:
     """(height, width) of the bucket whose ratio is nearest to the picture's; on a tie the first of the table."""
     ratio = height / width
-    _, *best = min(BUCKETS[size], key=lambda row: abs(row[0] - ratio))
-    return best[0], best[1]
+    _, best_height, best_width = min(BUCKETS[size], key=lambda row: abs(row[0] - ratio))
+    return best_height, best_width
 
 
 def fitted(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def fit_picture(pictures: Tensor, height: int, width: int) -> Tensor:
     size = fitted(pictures.shape[1], pictures.shape[2], height, width)
     fit = []
     for picture in (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy():
-        image = Image.fromarray(picture).resize(size[::-1], resample=Image.Resampling.BILINEAR)
+        image = Image.fromarray(picture).resize((size[1], size[0]), resample=Image.Resampling.BILINEAR)
         fit.append(torch.from_numpy(np.array(image)))
     return center_crop(torch.stack(fit).movedim(-1, 1), height, width).movedim(1, -1).float() / 255
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -253,10 +253,11 @@ class _ConvFeatures:
         return torch.cat(chunks)
 
     def _first_with_track_statistics(self, layer: nn.Module, samples: Tensor) -> Tensor:
-        conv, norm = layer.get_submodule("conv"), layer.get_submodule("layer_norm")
+        """The group norm has a group for every channel, so with statistics of its own it is a batch norm that learns nothing."""
+        norm = cast(nn.GroupNorm, layer.get_submodule("layer_norm"))
         mean, variance = self.group_moments  # type: ignore[misc]
-        normal = (conv(samples) - mean[:, None]) / (variance + norm.eps).sqrt()[:, None]
-        return F.gelu(normal * norm.weight[:, None] + norm.bias[:, None])
+        normal = F.batch_norm(layer.get_submodule("conv")(samples), mean, variance, norm.weight, norm.bias, eps=norm.eps)
+        return F.gelu(normal)
 
     def _group_moments(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
         """Mean and population variance [C] of the first convolution over the whole track, in float64 (Chan et al. 1979)."""

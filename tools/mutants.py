@@ -1,0 +1,119 @@
+"""Does parity notice? Changes one sign, index or range in a copy of the pack and expects parity to turn red: `python dev.py mutants`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "demo", "benchmarks", "docs", "workflows")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file, and the items that must notice."""
+
+    file: str
+    before: str
+    after: str
+    items: str
+    quick: bool = False  # part of the test suite; all of them run by hand
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.before.strip()} → {self.after.strip()}"
+
+
+CORE, BRIDGE = "multitalk_core", "comfy_bridge"
+MUTANTS = (
+    Mutant(f"{CORE}/audio.py", "as_sound(waveform, rate).mean(dim=0)", "as_sound(waveform, rate)[0]", "01", quick=True),
+    Mutant(f"{CORE}/audio.py", "TARGET_LUFS = -23.0", "TARGET_LUFS = -22.9", "01"),
+    Mutant(f"{CORE}/audio.py", "RELATIVE_GATE = -10.0", "RELATIVE_GATE = -4.0", "01"),
+    Mutant(f"{CORE}/audio.py", "4.0, 1 / math.sqrt(2), 1500.0", "-4.0, 1 / math.sqrt(2), 1500.0", "01"),
+    Mutant(f"{CORE}/audio.py", 'following = end if layout == "sequential"', 'following = end if layout == "parallel"', "01"),
+    Mutant(f"{CORE}/audio.py", 'quality="HQ"', 'quality="LQ"', "01"),
+    Mutant(f"{CORE}/wav2vec.py", 'mode="linear", align_corners=True', 'mode="linear", align_corners=False', "02", quick=True),
+    Mutant(f"{CORE}/wav2vec.py", "collected[-1] = norm(collected[-1])", "collected[0] = norm(collected[0])", "14"),
+    Mutant(f"{CORE}/wav2vec.py", "return (voice - mean) / deviation", "return (voice + mean) / deviation", "01"),
+    Mutant(f"{CORE}/wav2vec.py", "max(1, int(samples / SAMPLE_RATE * FPS))", "max(1, round(samples / SAMPLE_RATE * FPS) - 1)", "02"),
+    Mutant(f"{CORE}/windows.py", "torch.arange(WINDOW) - WINDOW // 2", "torch.arange(WINDOW) - WINDOW // 2 + 1", "03"),
+    Mutant(f"{CORE}/windows.py", "torch.minimum(phase, 2 * length - 1 - phase)", "torch.minimum(phase, 2 * length - 2 - phase)", "03 15"),
+    Mutant(f"{CORE}/windows.py", "advance = clip_frames - overlap", "advance = clip_frames - overlap + 1", "10"),
+    Mutant(f"{CORE}/windows.py", ".clamp(min=0)", ".clamp(min=1)", "03"),
+    Mutant(f"{CORE}/model.py", "LABEL_STARTS = (0.0, 20.0", "LABEL_STARTS = (0.0, 16.0", "04"),
+    Mutant(f"{CORE}/model.py", "BACKGROUND_LABEL = 12.0", "BACKGROUND_LABEL = 10.0", "04"),
+    Mutant(f"{CORE}/model.py", "return maps.argmax(dim=1)", "return maps[:, :-1].argmax(dim=1)", "04"),
+    Mutant(f"{CORE}/model.py", "k[:, :tokens].transpose(1, 2)", "k[:, -tokens:].transpose(1, 2)", "04", quick=True),
+    Mutant(f"{CORE}/model.py", "looks.float().mean(dim=1)", "looks.float().amax(dim=1)", "04"),
+    Mutant(f"{CORE}/model.py", "even * cos - odd * sin", "even * cos + odd * sin", "04"),
+    Mutant(f"{CORE}/model.py", "later[:, :, 1:-1, centre]", "later[:, :, 1:-1, centre + 1]", "03"),
+    Mutant(f"{CORE}/model.py", "torch.zeros_like(windows[-1:])", "torch.zeros_like(windows)", "05"),
+    Mutant(f"{CORE}/guidance.py", '+ audio_scale * (pred["drop_text"]', '- audio_scale * (pred["drop_text"]', "06"),
+    Mutant(f"{CORE}/guidance.py", "difference + self.settings.momentum", "difference - self.settings.momentum", "06"),
+    Mutant(f"{CORE}/guidance.py", "(precise - parallel", "(precise + parallel", "06"),
+    Mutant(f"{CORE}/guidance.py", "threshold / norm).clamp(max=1.0)", "threshold / norm).clamp(min=1.0)", "06"),
+    Mutant(f"{CORE}/schedule.py", "np.linspace(1000, 1, steps", "np.linspace(1000, 1000 / steps, steps", "06"),
+    Mutant(f"{CORE}/schedule.py", "(1 - sigma) * latent + sigma * noise", "sigma * latent + (1 - sigma) * noise", "06"),
+    Mutant(f"{CORE}/sizes.py", "round((pictures.shape[-1] - width) / 2)", "(pictures.shape[-1] - width + 1) // 2", "07 08"),
+    Mutant(f"{CORE}/sizes.py", "return math.ceil(scale * height)", "return math.floor(scale * height)", "07"),
+    Mutant(f"{CORE}/sizes.py", 'mode="bicubic", align_corners=False', 'mode="bicubic", antialias=True, align_corners=False', "13", quick=True),
+    Mutant(f"{CORE}/speakers.py", "MARGIN = 0.05", "MARGIN = 0.06", "08"),
+    Mutant(f"{CORE}/speakers.py", "1 - spoken.amax(dim=0", "1 - spoken.amin(dim=0", "08"),
+    Mutant(f"{CORE}/colour.py", "200 * (y - z)", "200 * (z - y)", "09"),
+    Mutant(f"{CORE}/colour.py", "lab.std(dim=(0, 1), correction=0)", "lab.std(dim=(0, 1), correction=400)", "09"),
+    Mutant(f"{CORE}/families.py", 'motion_frames=9, known="reference"', 'motion_frames=9, known="motion"', "12"),
+    Mutant(f"{CORE}/families.py", 'known="reference", motion_latents="clean"', 'known="reference", motion_latents="noised"', "12"),
+    Mutant(f"{CORE}/families.py", 'motion_frames=25, known="motion", motion_latents="noised"', 'motion_frames=25, known="motion", motion_latents="clean"', "06"),
+    Mutant(f"{CORE}/generate.py", "GREY = 0.5", "GREY = 0.0", "06"),
+    Mutant(f"{CORE}/generate.py", "if index == 0:\n        return seed", "if index == 0:\n        return seed + 1", "06"),
+    Mutant(f"{CORE}/generate.py", "first = source(0)", "first = source(1)", "12"),
+    Mutant(f"{CORE}/generate.py", "known_latent_frames, known[-1:], motion", "known_latent_frames, grey[:1], motion", "06"),
+    Mutant(f"{BRIDGE}/conditioning.py", "mask[:, :, :known_latent_frames] = 0", "mask[:, :, known_latent_frames:] = 0", "05", quick=True),
+    Mutant(f"{BRIDGE}/conditioning.py", "_hearing(extra, extra[NULL_AUDIO]) if", "extra if", "06"),
+    Mutant(f"{BRIDGE}/patches.py", "clean = executor.class_obj.inner_model.process_latent_in(self._motion.latent.to(x))", "clean = self._motion.latent.to(x)", "12"),
+    Mutant(f"{BRIDGE}/patches.py", "torch.cat([held, x[:, :, count:]], dim=2), timestep", "x, timestep", "12"),
+    Mutant(f"{BRIDGE}/patches.py", "options[CALL] = Call(audio, speakers, self._heads, masks)", "options[CALL] = Call(audio, speakers, self._heads, None)", "05"),
+    Mutant(f"{BRIDGE}/guider.py", '"drop_text": "negative", "drop_audio"', '"drop_text": "positive", "drop_audio"', "06"),
+    Mutant(f"{BRIDGE}/guider.py", "guided = x - sigma * self", "guided = x + sigma * self", "06"),
+    Mutant(f"{BRIDGE}/weights.py", "project(windows).cpu(), project(null_windows(windows)).cpu()", "project(windows).cpu(), 0 * project(null_windows(windows)).cpu()", "05"),
+    Mutant(f"{BRIDGE}/backend.py", "comfy.sample.prepare_noise(empty, seed)", "comfy.sample.prepare_noise(empty, seed + 1)", "06"),
+)  # fmt: skip
+
+
+def survives(mutant: Mutant, goldens: Path) -> bool:
+    """Whether parity stays green with the change.
+
+    Raises:
+        ValueError: the code is no longer what the mutant changes.
+    """
+    with tempfile.TemporaryDirectory(prefix="multitalk-mutant-") as folder:
+        copy = Path(folder) / "pack"
+        shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+        file = copy / mutant.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(mutant.before) != 1:
+            raise ValueError(f"{mutant.file} has {text.count(mutant.before)} places '{mutant.before}'; the mutant must name exactly one.")
+        file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
+        command = [sys.executable, "tools/parity", "--goldens", str(goldens), "--only", *mutant.items.split()]
+        return subprocess.run(command, cwd=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode != 1
+
+
+def main() -> int:
+    goldens = Path(sys.argv[1])
+    began = time.perf_counter()
+    survivors = 0
+    for number, mutant in enumerate(MUTANTS, start=1):
+        alive = survives(mutant, goldens)
+        survivors += alive
+        print(f"{'SURVIVES' if alive else 'noticed':8} {number:2} {mutant}   (item {mutant.items})", flush=True)
+    files = len({mutant.file for mutant in MUTANTS})
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants in {files} modules noticed; {time.perf_counter() - began:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
