@@ -1,4 +1,4 @@
-"""The loop's backend: one clip through ComfyUI's VAE, CLIP vision and sampler."""
+"""A clip through ComfyUI's VAE, CLIP vision, model and sampler: by itself in a graph, or as the loop's backend."""
 
 from __future__ import annotations
 
@@ -24,16 +24,48 @@ StepCallback = Callable[[int, Tensor, Tensor, int], None]
 
 
 @dataclass(frozen=True)
-class ComfyBackend:
-    """multitalk_core.generate.Backend over a ComfyUI MODEL, VAE and CLIP_VISION."""
+class Scene:
+    """Models, prompts and places: what stays the same for every clip of a video."""
 
     model: comfy.model_patcher.ModelPatcher
     weights: MultiTalkWeights
     vae: Any  # comfy.sd.VAE
-    clip_vision: comfy.clip_vision.ClipVisionModel | None
     positive: Conditioning
     negative: Conditioning
-    masks: Tensor | None  # [S + 1, N] on the token grid
+    masks: Tensor | None  # [S + 1, N] on the token grid; None for a single speaker
+    clip_vision: comfy.clip_vision.ClipVisionModel | None = None
+    clip_vision_output: comfy.clip_vision.Output | None = None  # in place of the model's, the same for every clip
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """VAE: [F, H, W, 3] → [1, C, T, h, w]."""
+        return self.vae.encode(frames[..., :3])
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """VAE: [1, C, T, h, w] → [F, H, W, 3]."""
+        return self.vae.decode(latent).flatten(end_dim=-4)
+
+    def see(self, condition: Condition) -> Any:
+        """CLIP's view of the clip's picture, or None without CLIP vision."""
+        if self.clip_vision_output is not None or self.clip_vision is None:
+            return self.clip_vision_output
+        return encode_clip(self.clip_vision, condition.clip_picture)
+
+    def conditionings(self, condition: Condition) -> tuple[Conditioning, Conditioning]:
+        """Positive and negative with the clip's picture, mask and voices."""
+        tokens, null_tokens = self.weights.tokens(condition.windows)
+        clip = (condition.known_latent, condition.known_latent_frames, self.see(condition), tokens, null_tokens)
+        return with_clip(self.positive, *clip), with_clip(self.negative, *clip)
+
+    def listening_model(self, condition: Condition) -> comfy.model_patcher.ModelPatcher:
+        """The model with the audio patches, its first latents held where the family says so."""
+        model = patch_model(self.model, self.weights, self.masks)
+        return model if condition.motion is None else hold_motion(model, condition.motion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComfyBackend(Scene):
+    """multitalk_core.generate.Backend: a scene, guidance and a schedule."""
+
     sigmas: Tensor
     text_scale: float
     audio_scale: float
@@ -41,46 +73,21 @@ class ComfyBackend:
     sampler: comfy.samplers.Sampler | None = None  # None is Euler, as published
     callback: StepCallback | None = None
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """VAE: [F, H, W, 3] → [1, C, T, h, w]."""
-        return self.vae.encode(frames)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """VAE: [1, C, T, h, w] → [F, H, W, 3]."""
-        return self.vae.decode(latent).flatten(end_dim=-4)
-
     def denoise(self, condition: Condition, seed: int) -> Tensor:
         """One clip from noise of `seed`: → [1, C, T, h, w]."""
-        guider = self.guider(condition)
         empty = torch.zeros_like(condition.known_latent)
-        noise = self.noise(empty, seed)
-        return guider.sample(
-            noise,
-            empty,
-            self.sampler or comfy.samplers.sampler_object("euler"),
-            self.sigmas,
-            callback=self.callback,
-            disable_pbar=self.callback is not None,
-            seed=seed,
+        chosen = self.sampler or comfy.samplers.sampler_object("euler")
+        quiet = self.callback is not None
+        return self.guider(condition).sample(
+            self.noise(empty, seed), empty, chosen, self.sigmas, callback=self.callback, disable_pbar=quiet, seed=seed
         )
 
     def guider(self, condition: Condition) -> MultiTalkGuider:
         """The clip's model, conditionings and guidance."""
-        tokens = self.weights.tokens(condition.windows)
-        seen = self.see(condition)
-        positive, negative = (
-            with_clip(c, condition.known_latent, condition.known_latent_frames, seen, *tokens) for c in (self.positive, self.negative)
+        return MultiTalkGuider(
+            self.listening_model(condition), *self.conditionings(condition), self.text_scale, self.audio_scale, self.projection
         )
-        return MultiTalkGuider(self.listening_model(condition), positive, negative, self.text_scale, self.audio_scale, self.projection)
-
-    def see(self, condition: Condition) -> Any:
-        """CLIP's view of the clip's picture, or None without a CLIP vision model."""
-        return None if self.clip_vision is None else encode_clip(self.clip_vision, condition.clip_picture)
-
-    def listening_model(self, condition: Condition) -> comfy.model_patcher.ModelPatcher:
-        """The model with the audio patches, its first latents held where the family says so."""
-        model = patch_model(self.model, self.weights, self.masks)
-        return model if condition.motion is None else hold_motion(model, condition.motion)
 
     def noise(self, empty: Tensor, seed: int) -> Tensor:
+        """ComfyUI's noise of a seed, which is torch.randn on the CPU as in the published code."""
         return comfy.sample.prepare_noise(empty, seed)

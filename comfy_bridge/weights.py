@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -26,17 +27,40 @@ METADATA_FAMILY = "multitalk_family"  # in files of our own making; "multitalk i
 NAMES = (("infinitetalk", "infinitetalk"), ("infinitalk", "infinitetalk"), ("multitalk", "multitalk"))
 
 
+class LoadedAdapter(MultiTalkAdapter):
+    """The adapter with what its file told; it travels through graphs inside a ModelPatcher, as MODEL_PATCH."""
+
+    family: Family
+    name: str
+
+
 @dataclass(frozen=True)
 class MultiTalkWeights:
     """A loaded file: what the manager moves, and which rules it was trained for."""
 
     patcher: comfy.model_patcher.ModelPatcher
-    family: Family
-    name: str
+
+    @classmethod
+    def of(cls, patch: Any) -> MultiTalkWeights:
+        """The weights in a MODEL_PATCH.
+
+        Raises:
+            WeightsError: another kind of patch, or loaded by another node.
+        """
+        if not isinstance(getattr(patch, "model", None), LoadedAdapter):
+            raise WeightsError(
+                f"The MODEL_PATCH is {type(getattr(patch, 'model', patch)).__name__}, not MultiTalk weights of ours. "
+                "Load the file with MultiTalk Model Loader: it keeps the file's precision and knows the family."
+            )
+        return cls(patch)
 
     @property
-    def adapter(self) -> MultiTalkAdapter:
+    def adapter(self) -> LoadedAdapter:
         return self.patcher.model
+
+    @property
+    def family(self) -> Family:
+        return self.adapter.family
 
     @property
     def shape(self) -> AdapterShape:
@@ -76,7 +100,8 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
 def build_weights(tensors: Mapping[str, Tensor], name: str, family: Family, dtype: torch.dtype | None = None) -> MultiTalkWeights:
     """Weights from a state dict; every tensor and shape is checked here, because core would fill what is missing with zeros."""
     shape = AdapterShape.of(tensors)
-    adapter = MultiTalkAdapter(shape, comfy.ops.manual_cast, _video_attention, device="meta")
+    adapter = LoadedAdapter(shape, comfy.ops.manual_cast, _video_attention, device="meta")
+    adapter.family, adapter.name = family, name
     checked = adapter.check_state(tensors)
     if unused := len(tensors) - len(checked):
         logger.info("%s: %d tensors that are not MultiTalk's were left out.", name, unused)
@@ -88,7 +113,7 @@ def build_weights(tensors: Mapping[str, Tensor], name: str, family: Family, dtyp
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    return MultiTalkWeights(patcher, family, name)
+    return MultiTalkWeights(patcher)
 
 
 def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:

@@ -53,6 +53,22 @@ def as_sound(waveform: Tensor, rate: int) -> Tensor:
     return sound
 
 
+def pick_channel(waveform: Tensor, channel: str) -> Tensor:
+    """One side of a recording [C, N] as [1, N], or all of it.
+
+    Args:
+        channel: "all", "left" (the first) or "right" (the second).
+    Raises:
+        AudioError: a right side that is not there.
+    """
+    if channel == "all":
+        return waveform
+    index = {"left": 0, "right": 1}[channel]
+    if index >= waveform.shape[0]:
+        raise AudioError("The right channel was chosen, but the audio is mono. Choose 'all'.")
+    return waveform[index : index + 1]
+
+
 def mono_16k(waveform: Tensor, rate: int) -> Tensor:
     """Average the channels and resample, band-limited.
 

@@ -6,13 +6,16 @@ of the source picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .audio import as_sound
 from .sizes import LATENT_STRIDE, fit_mask
 
 MAX_SPEAKERS = 4
@@ -38,6 +41,42 @@ class Speaker:
     start: float | None = None  # s
     mask: Tensor | None = None  # [H, W], above 0 is the speaker
     box: Box | None = None
+
+    @classmethod
+    def of(
+        cls, audio: Mapping[str, Any] | None, start: float | None, mask: Tensor | None, box: Box | None, silent: bool = False
+    ) -> Speaker:
+        """A speaker from ComfyUI's AUDIO ({"waveform", "sample_rate"}), checked.
+
+        Raises:
+            AudioError: unusable audio.
+            SpeakerError: audio missing from a speaker who is not silent.
+        """
+        if audio is None:
+            if not silent:
+                raise SpeakerError("A speaker has no audio. Connect some, or set the role to 'silent'.")
+            return cls(start=start, mask=mask, box=box)
+        rate = int(audio["sample_rate"])
+        return cls(as_sound(audio["waveform"], rate), rate, start, mask, box)
+
+
+def parse_box(text: str) -> Box | None:
+    """ "x0, y0, x1, y1" in pixels → a box; None for an empty text.
+
+    Raises:
+        SpeakerError: not four numbers, or no area.
+    """
+    if not text.strip():
+        return None
+    try:
+        x0, y0, x1, y1 = (float(part) for part in re.split(r"[,\s]+", text.strip(" \t\n()[]")))
+    except ValueError as error:
+        raise SpeakerError(
+            f"'{text}' is no box. Write four numbers: left, top, right, bottom in pixels, for example 40, 20, 200, 180."
+        ) from error
+    if not (x1 > x0 and y1 > y0):
+        raise SpeakerError(f"The box '{text}' has no area: right must be greater than left, and bottom greater than top.")
+    return x0, y0, x1, y1
 
 
 def box_mask(box: Box, height: int, width: int) -> Tensor:
@@ -124,6 +163,5 @@ def check_places(tokens: Tensor) -> None:
 
 def _own_mask(speaker: Speaker, default: Box, height: int, width: int) -> Tensor:
     if speaker.mask is not None:
-        mask = (speaker.mask > 0).float()
-        return mask if mask.shape == (height, width) else F.interpolate(mask[None, None], size=(height, width), mode="nearest")[0, 0]
+        return fit_mask((speaker.mask[None] > 0).float(), height, width)[0]  # of another size: cropped as its picture was
     return box_mask(speaker.box or default, height, width)

@@ -87,8 +87,18 @@ class Wav2Vec2(nn.Module):
     because every version collects hidden states in another way (and 4.x draws from the global random generator there).
     """
 
-    def __init__(self, network: nn.Module, *, stable_layer_norm: bool, do_normalize: bool, dim: int, layers: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        stable_layer_norm: bool,
+        do_normalize: bool,
+        dim: int,
+        layers: int,
+        device: torch.device | None = None,  # where it computes, if that is not where its weights are
+    ) -> None:
         super().__init__()
+        self.device = device
         self.network = network
         self.stable_layer_norm = stable_layer_norm
         self.do_normalize = do_normalize
@@ -169,7 +179,7 @@ class Wav2Vec2(nn.Module):
         return torch.stack(collected, dim=1).float().cpu()
 
     def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return self.device or next(self.network.parameters()).device
 
 
 class StreamedEmbeds:

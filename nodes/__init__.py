@@ -1,6 +1,5 @@
-"""What a user sees, one theme a file.
+"""What a user sees, one theme a file; each ends in its list of nodes."""
 
-Each file ends in `NODES = [...]`, and its list is added here: `NODES = [*speakers.NODES, *video.NODES]`.
-"""
+from . import audio, demo, model, sampling
 
-NODES = []
+NODES = [*audio.NODES, *model.NODES, *sampling.NODES, *demo.NODES]

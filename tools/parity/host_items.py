@@ -187,7 +187,7 @@ class StubVAE:
         return ((large.clamp(*rule["clamp"]).movedim(1, -1) + 1) / 2)[None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecordedBackend(ComfyBackend):
     """The product's backend with the recorded run's noise and CLIP features; keeps what passes through."""
 
@@ -296,10 +296,8 @@ class _Run:
             condition = Condition(
                 self.g[tensors["audio_windows"]], self.latents.to_vae(y[:, 4:]), known_frames(y), torch.zeros(1), self._motion(tensors)
             )
-            plain = backend.guider(condition)
-            guider = RecordingGuider(
-                plain.model_patcher, *self._positive_and_negative(backend, condition), plain.text_scale, plain.audio_scale, self.projection
-            )
+            scales = (self.case["text_scale"], self.case["audio_scale"])
+            guider = RecordingGuider(backend.listening_model(condition), *backend.conditionings(condition), *scales, self.projection)
             steps = [self.g[tensors["noise"]], *self.g[tensors["latents_after_step"]][:-1]]
             evaluate(guider, steps, self.sigmas[:-1], clip_seed(self.case["seed"], index))
             label = f"clip {index}, " if len(self.case["clips"]) > 1 else ""
@@ -392,7 +390,6 @@ class _Run:
             model=self.model,
             weights=self.weights,
             vae=StubVAE.of(self.g, self.latents),
-            clip_vision=None,
             positive=prompt(self.g, self.first["context"]),
             negative=prompt(self.g, self.first["context_null"]),
             masks=masks,
@@ -409,13 +406,6 @@ class _Run:
     def _classes(self) -> Tensor:
         speakers = speakers_at(self.case["bbox"], self.case["persons"])
         return ref_target_masks(source_masks(speakers, *self.frames.shape[1:3]), self.height, self.width)
-
-    def _positive_and_negative(self, backend: RecordedBackend, condition: Condition) -> list[Conditioning]:
-        tokens = self.weights.tokens(condition.windows)
-        seen = backend.see(condition)
-        return [
-            with_clip(c, condition.known_latent, condition.known_latent_frames, seen, *tokens) for c in (backend.positive, backend.negative)
-        ]
 
     def _motion(self, tensors: dict[str, Any]) -> Motion | None:
         if not tensors["motion_latent"]:

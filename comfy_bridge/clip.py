@@ -1,0 +1,127 @@
+"""One clip in an ordinary graph: what MultiTalk Conditioning hands to any guider and sampler, and what comes back."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from torch import Tensor
+
+from ..multitalk_core.colour import match_colours
+from ..multitalk_core.generate import condition_clip
+from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture
+from ..multitalk_core.speakers import check_places, ref_target_masks, source_masks, token_masks
+from ..multitalk_core.voices import Voices
+from ..multitalk_core.wav2vec import FPS
+from ..multitalk_core.windows import fitting_frames, plan_clips
+from .backend import Scene
+from .conditioning import Conditioning
+from .weights import MultiTalkWeights
+
+logger = logging.getLogger(__name__)
+
+PICTURE = "multitalk_picture"  # beside the latent's samples: what the decoder matches colours to
+
+
+class PictureError(ValueError):
+    """The picture cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The four things that a sampler node takes."""
+
+    model: comfy.model_patcher.ModelPatcher
+    positive: Conditioning
+    negative: Conditioning
+    latent: dict[str, Any]
+
+
+def prepare_clip(
+    model: comfy.model_patcher.ModelPatcher,
+    weights: MultiTalkWeights,
+    voices: Voices,
+    picture: Tensor,
+    vae: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    width: int,
+    height: int,
+    frames: int,
+    clip_vision: Any = None,
+    clip_vision_output: Any = None,
+) -> Prepared:
+    """Everything of a video's first clip, by its family's rules.
+
+    Args:
+        picture: [B, H, W, C]; the first is used, and what it shows is cropped to width × height.
+        width, height: pixels, rounded to multiples of 16; 0 takes the picture's.
+        frames: rounded up to 4n + 1.
+    Raises:
+        PictureError, SpeakerError, WeightsError: what cannot work, in the user's words.
+    """
+    picture = _one_picture(picture)
+    weights.shape.check_encoder(*voices.tracks[0].shape[1:])
+    height, width = (_side(name, side) for name, side in (("height", height or picture.shape[1]), ("width", width or picture.shape[2])))
+    clip_frames = fitting_frames(frames)
+    if clip_frames != frames:
+        logger.info("MultiTalk: %d frames were rounded up to %d (4n + 1).", frames, clip_frames)
+    masks = _masks(voices, picture, height, width)
+    scene = Scene(model, weights, vae, positive, negative, masks, clip_vision, clip_vision_output)
+    fit = fit_picture(picture, height, width)
+    clip = plan_clips(min(voices.frames, clip_frames), clip_frames, 1)[0]
+    condition = condition_clip(scene, weights.family, clip, fit, None, voices.tracks)
+    if condition.known_latent.shape[1] != model.model.latent_format.latent_channels:
+        raise PictureError(
+            f"The VAE makes {condition.known_latent.shape[1]} channels; WAN 2.1 needs {model.model.latent_format.latent_channels}. "
+            "Load wan_2.1_vae.safetensors."
+        )
+    latent = {"samples": torch.zeros_like(condition.known_latent), PICTURE: fit}
+    return Prepared(scene.listening_model(condition), *scene.conditionings(condition), latent)
+
+
+def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strength: float) -> tuple[Tensor, dict[str, Any]]:
+    """The finished pictures [F, H, W, 3] and their AUDIO: both end where the voices end, or where the clip does."""
+    frames = vae.decode(latent["samples"]).flatten(end_dim=-4)
+    if colour_strength and PICTURE not in latent:
+        raise PictureError(
+            "The latent has lost the picture that colours are matched to. Connect the sampler's latent directly, or set colour to 0."
+        )
+    count = min(voices.frames, frames.shape[0])
+    if voices.frames > count:
+        logger.warning(
+            "MultiTalk: the voices last %.2f s, but one clip only %.2f s; the rest of the audio is cut.", voices.frames / FPS, count / FPS
+        )
+    frames = match_colours(frames[:count], latent.get(PICTURE, frames), colour_strength)
+    samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
+    return frames, {"waveform": voices.sound[None, :, :samples], "sample_rate": voices.rate}
+
+
+def _masks(voices: Voices, picture: Tensor, height: int, width: int) -> Tensor | None:
+    """Classes on the token grid; a single speaker needs none, because nobody else could be heard."""
+    masks = source_masks(voices.speakers, *picture.shape[1:3])
+    tokens = token_masks(ref_target_masks(masks, height, width))
+    check_places(tokens)
+    return tokens if len(voices.speakers) > 1 else None
+
+
+def _one_picture(picture: Tensor) -> Tensor:
+    if picture.shape[0] > 1:
+        logger.info("MultiTalk: the first of %d pictures is used.", picture.shape[0])
+    if min(picture.shape[1:3]) < TOKEN_STRIDE:
+        raise PictureError(
+            f"The picture has {picture.shape[2]}×{picture.shape[1]} pixels; at least {TOKEN_STRIDE}×{TOKEN_STRIDE} were "
+            "expected, and a face needs far more."
+        )
+    rgb, alpha = picture[:1, :, :, :3], picture[:1, :, :, 3:4]
+    return rgb * alpha + (1 - alpha) if alpha.shape[-1] else rgb  # see-through becomes white
+
+
+def _side(name: str, pixels: int) -> int:
+    rounded = max(TOKEN_STRIDE, round(pixels / TOKEN_STRIDE) * TOKEN_STRIDE)
+    if rounded != pixels:
+        logger.info("MultiTalk: the %s of %d pixels was rounded to %d (a multiple of %d).", name, pixels, rounded, TOKEN_STRIDE)
+    return rounded

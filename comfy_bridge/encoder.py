@@ -1,0 +1,80 @@
+"""Audio encoders under ComfyUI's model manager: our own loader's, and core's AUDIO_ENCODER."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.audio_encoders.audio_encoders
+import comfy.model_management
+import comfy.model_patcher
+from torch import Tensor
+
+from ..multitalk_core.wav2vec import Embeds, EncoderError, Wav2Vec2, build_encoder, read_encoder
+
+
+@dataclass(frozen=True)
+class ManagedEncoder:
+    """multitalk_core.wav2vec.AudioEncoder that ComfyUI loads before it is used. Travels as AUDIO_ENCODER."""
+
+    patcher: comfy.model_patcher.ModelPatcher
+    network: Wav2Vec2
+
+    @property
+    def layers(self) -> int:
+        return self.network.layers
+
+    @property
+    def dim(self) -> int:
+        return self.network.dim
+
+    def encode(self, voice: Tensor, folder: Path | None = None) -> Embeds:
+        """Embeddings [F, L, D] of a voice [N] at 16 kHz."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.network.encode(voice, folder)
+
+    def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
+        """What core's Audio Encoder Encode calls; it expects core's own network."""
+        raise EncoderError("This encoder was loaded by MultiTalk Wav2Vec2 Loader. Connect it to MultiTalk Wav2Vec2 Embeds.")
+
+
+def load_encoder(path: Path, do_normalize: bool | None = None) -> ManagedEncoder:
+    """Load a Wav2Vec2 file; a config.json beside it makes its folder a Hugging Face one.
+
+    Raises:
+        EncoderError: not a Wav2Vec2 encoder, or damaged.
+    """
+    folder = path.parent
+    network = build_encoder(read_encoder(folder if (folder / "config.json").exists() else path), do_normalize)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network,
+        load_device=comfy.model_management.text_encoder_device(),
+        offload_device=comfy.model_management.text_encoder_offload_device(),
+    )
+    return ManagedEncoder(patcher, network)
+
+
+def as_encoder(audio_encoder: Any) -> ManagedEncoder:
+    """Our own encoder as it is; core's Wav2Vec2 read in the published way.
+
+    Raises:
+        EncoderError: another kind of encoder (Whisper, for example).
+    """
+    if isinstance(audio_encoder, ManagedEncoder):
+        return audio_encoder
+    model = getattr(audio_encoder, "model", None)
+    if not isinstance(model, comfy.audio_encoders.audio_encoders.Wav2Vec2Model):
+        raise EncoderError(
+            f"MultiTalk hears through Wav2Vec2, but the AUDIO_ENCODER is {type(model or audio_encoder).__name__}. "
+            "Load, for example, wav2vec2-chinese-base_fp16.safetensors."
+        )
+    network = Wav2Vec2(
+        model,
+        stable_layer_norm=model.encoder.do_stable_layer_norm,
+        do_normalize=model.do_normalize,
+        dim=model.encoder.layer_norm.weight.shape[0],
+        layers=len(model.encoder.layers),
+        device=audio_encoder.load_device,
+    )
+    return ManagedEncoder(audio_encoder.patcher, network)

@@ -1,0 +1,59 @@
+"""Speakers heard: every speaker's embeddings on one clock, and the sound track of the video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .audio import SAMPLE_RATE, AudioError, Layout, lay_out, mix, mono_16k, normalise_loudness, start_samples
+from .speakers import MAX_SPEAKERS, Speaker, SpeakerError
+from .wav2vec import AudioEncoder, Embeds, video_frames
+
+
+@dataclass(frozen=True)
+class Voices:
+    """What a video is made to: who is where, what each is heard to say, and the sound."""
+
+    speakers: tuple[Speaker, ...]
+    tracks: tuple[Embeds, ...]  # per speaker [F, L, D], equally long
+    frames: int  # of the finished video
+    sound: Tensor  # [C, N], every speaker at the quality it came in
+    rate: int  # Hz of `sound`
+
+
+def encode_voices(
+    speakers: Sequence[Speaker], encoder: AudioEncoder, layout: Layout, level: bool = True, folder: Path | None = None
+) -> Voices:
+    """Bring all speakers onto one clock and encode each track, its silence included.
+
+    Args:
+        level: bring every voice to −23 LUFS first, as published.
+        folder: for the temporary files of long tracks.
+    Raises:
+        SpeakerError, AudioError: too many speakers, or none with audio.
+    """
+    if not 1 <= len(speakers) <= MAX_SPEAKERS:
+        raise SpeakerError(f"{len(speakers)} speakers are connected; 1 to {MAX_SPEAKERS} were expected.")
+    heard = [_voice(speaker, level) for speaker in speakers]
+    if not any(len(voice) for voice in heard):
+        raise AudioError("None of the speakers has audio. Connect audio to at least one MultiTalk Speaker that is not silent.")
+    # One clock for voices and sound: starts are decided once, by the voices, and handed on in seconds.
+    begins = start_samples([len(voice) for voice in heard], layout, [speaker.start for speaker in speakers])
+    starts = [begin / SAMPLE_RATE for begin in begins]
+    tracks = lay_out(heard, layout, starts)
+    audible = [(s.waveform, s.rate, start) for s, start in zip(speakers, starts, strict=True) if s.waveform is not None]
+    sound, rate = mix([(waveform, r) for waveform, r, _ in audible], layout, [start for *_, start in audible])
+    embeds = tuple(encoder.encode(track, folder) for track in tracks)
+    return Voices(tuple(speakers), embeds, video_frames(tracks[0].shape[0]), sound, rate)
+
+
+def _voice(speaker: Speaker, level: bool) -> Tensor:
+    """A silent speaker takes no time of a sequence; the zeros come with the layout."""
+    if speaker.waveform is None:
+        return torch.zeros(0)
+    voice = mono_16k(speaker.waveform, speaker.rate)
+    return normalise_loudness(voice) if level else voice

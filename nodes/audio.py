@@ -1,0 +1,194 @@
+"""Voices in: files, speakers, and the encoder that listens to them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..comfy_bridge.encoder import as_encoder, load_encoder
+from ..multitalk_core.audio import pick_channel
+from ..multitalk_core.audio_files import read_sound
+from ..multitalk_core.speakers import MAX_SPEAKERS, Speaker, parse_box
+from ..multitalk_core.voices import encode_voices
+from .types import CATEGORY, SPEAKER, VOICES
+
+AFTER_LAYOUT = -1.0  # start time of a speaker that takes their turn
+
+
+class MultiTalkLoadAudio(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        folder = folder_paths.get_input_directory()
+        files = folder_paths.filter_files_content_types(os.listdir(folder), ["audio", "video"])
+        return io.Schema(
+            node_id="MultiTalkLoadAudio",
+            display_name="MultiTalk Load Audio",
+            category=CATEGORY,
+            description="A voice from an audio file, or the sound track of a video.",
+            search_aliases=["load voice", "load speech", "audio from video"],
+            inputs=[
+                io.Combo.Input(
+                    "audio", options=sorted(files), upload=io.UploadType.audio, tooltip="An audio or video file in the input folder."
+                ),
+                io.Float.Input("start", default=0.0, min=0.0, max=1e6, step=0.01, tooltip="Seconds to skip at the beginning."),
+                io.Float.Input("duration", default=0.0, min=0.0, max=1e6, step=0.01, tooltip="Seconds to take; 0 takes everything."),
+                io.Combo.Input(
+                    "channel",
+                    options=["all", "left", "right"],
+                    default="all",
+                    tooltip="One side of a stereo file, for recordings with a person on each side. 'all' keeps the file's channels.",
+                ),
+                io.Custom("AUDIO_UI").Input("audioUI", optional=True),
+            ],
+            outputs=[io.Audio.Output(tooltip="At the file's own rate and channels.")],
+        )
+
+    @classmethod
+    def execute(cls, audio, start, duration, channel, audioUI=None):
+        waveform, rate = read_sound(Path(folder_paths.get_annotated_filepath(audio)), start, duration)
+        sound = {"waveform": pick_channel(waveform, channel)[None], "sample_rate": rate}
+        return io.NodeOutput(sound, ui=ui.PreviewAudio(sound, cls=cls))
+
+    @classmethod
+    def validate_inputs(cls, audio):
+        if not folder_paths.exists_annotated_filepath(audio):
+            return f"The audio file '{audio}' is not in the input folder. Upload it, or choose another."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, audio, **_):
+        digest = hashlib.sha256()
+        with open(folder_paths.get_annotated_filepath(audio), "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+
+class MultiTalkSpeaker(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkSpeaker",
+            display_name="MultiTalk Speaker",
+            category=CATEGORY,
+            description="One person in the picture: what they say, when, and where their face is.",
+            search_aliases=["person", "talking head", "who speaks"],
+            inputs=[
+                io.Audio.Input("audio", optional=True, tooltip="What this person says. Leave open for a silent person."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the person is in the picture. Without mask and box: an equal part, from left to right.",
+                ),
+                io.String.Input(
+                    "box",
+                    default="",
+                    tooltip="In place of a mask: x0, y0, x1, y1 in pixels of the picture (left, top, right, bottom). Empty is no box.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=AFTER_LAYOUT,
+                    min=AFTER_LAYOUT,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="When the person starts to speak, in seconds. −1 leaves it to the layout of MultiTalk Wav2Vec2 Embeds.",
+                ),
+                io.Combo.Input(
+                    "role",
+                    options=["speaks", "silent"],
+                    default="speaks",
+                    tooltip="'silent' keeps this person's mouth still, whatever is connected.",
+                ),
+            ],
+            outputs=[SPEAKER.Output(display_name="speaker")],
+        )
+
+    @classmethod
+    def execute(cls, box, start, role, audio=None, mask=None):
+        return io.NodeOutput(
+            Speaker.of(
+                audio if role == "speaks" else None,
+                None if start < 0 else start,
+                None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0],
+                parse_box(box),
+                silent=role == "silent",
+            )
+        )
+
+
+class MultiTalkWav2VecLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        files = [f for f in folder_paths.get_filename_list("audio_encoders") if f.endswith(".safetensors")]
+        return io.Schema(
+            node_id="MultiTalkWav2VecLoader",
+            display_name="MultiTalk Wav2Vec2 Loader",
+            category=CATEGORY,
+            description="The speech encoder MultiTalk was trained with: chinese-wav2vec2-base.",
+            search_aliases=["audio encoder", "wav2vec", "speech encoder"],
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name", options=files, tooltip="A Wav2Vec2 file in models/audio_encoders (a Hugging Face folder works, too)."
+                ),
+                io.Combo.Input(
+                    "normalise",
+                    options=["auto", "on", "off"],
+                    default="auto",
+                    advanced=True,
+                    tooltip="Whether samples are brought to zero mean and unit variance first. 'auto' follows the encoder's own files.",
+                ),
+            ],
+            outputs=[io.AudioEncoder.Output()],
+        )
+
+    @classmethod
+    def execute(cls, encoder_name, normalise):
+        path = Path(folder_paths.get_full_path_or_raise("audio_encoders", encoder_name))
+        return io.NodeOutput(load_encoder(path, {"auto": None, "on": True, "off": False}[normalise]))
+
+
+class MultiTalkWav2VecEmbeds(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        speakers = io.Autogrow.TemplatePrefix(
+            SPEAKER.Input("speaker", tooltip="From left to right in the picture."), prefix="speaker_", min=1, max=MAX_SPEAKERS
+        )
+        return io.Schema(
+            node_id="MultiTalkWav2VecEmbeds",
+            display_name="MultiTalk Wav2Vec2 Embeds",
+            category=CATEGORY,
+            description="Listens to all speakers on one clock, and mixes the video's sound track.",
+            search_aliases=["audio embeds", "wav2vec embeds", "dialogue"],
+            inputs=[
+                io.AudioEncoder.Input("audio_encoder", tooltip="From MultiTalk Wav2Vec2 Loader, or core's Load Audio Encoder."),
+                io.Combo.Input(
+                    "layout",
+                    options=["sequential", "parallel"],
+                    default="sequential",
+                    tooltip="sequential: one after the other. parallel: all from the beginning. A speaker's own start time wins.",
+                ),
+                io.Boolean.Input(
+                    "level",
+                    default=True,
+                    advanced=True,
+                    tooltip="Bring every voice to −23 LUFS before listening, as published. The sound track keeps its loudness.",
+                ),
+                io.Autogrow.Input("speakers", template=speakers, tooltip="One to four speakers; more than two is experimental."),
+            ],
+            outputs=[
+                VOICES.Output(display_name="voices"),
+                io.Audio.Output(display_name="audio", tooltip="All speakers mixed, at the sources' best quality."),
+                io.Int.Output(display_name="frames", tooltip="Length of the video at 25 frames a second."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, audio_encoder, layout, level, speakers):
+        connected = [speaker for _, speaker in sorted(speakers.items()) if speaker is not None]
+        voices = encode_voices(connected, as_encoder(audio_encoder), layout, level, Path(folder_paths.get_temp_directory()))
+        return io.NodeOutput(voices, {"waveform": voices.sound[None], "sample_rate": voices.rate}, voices.frames)
+
+
+NODES = [MultiTalkLoadAudio, MultiTalkSpeaker, MultiTalkWav2VecLoader, MultiTalkWav2VecEmbeds]

@@ -1,0 +1,136 @@
+"""Weights, the picture's size, and the clip's conditioning."""
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..comfy_bridge.clip import prepare_clip
+from ..comfy_bridge.weights import MultiTalkWeights, load_weights
+from ..multitalk_core.families import FAMILIES
+from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture
+from .types import CATEGORY, VOICES
+
+FOLDERS = ("model_patches", "diffusion_models")
+DTYPES = {"from file": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class MultiTalkModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        files = {f: None for folder in FOLDERS for f in folder_paths.get_filename_list(folder) if f.endswith(".safetensors")}
+        return io.Schema(
+            node_id="MultiTalkModelLoader",
+            display_name="MultiTalk Model Loader",
+            category=CATEGORY,
+            description="MultiTalk or InfiniteTalk audio weights, beside a WAN 2.1 image-to-video model.",
+            search_aliases=["infinitetalk", "multitalk weights", "model patch"],
+            inputs=[
+                io.Combo.Input("model_name", options=list(files), tooltip="A file in models/model_patches or models/diffusion_models."),
+                io.Combo.Input(
+                    "family",
+                    options=["auto", *FAMILIES],
+                    default="auto",
+                    tooltip="Which rules the weights were trained for. Both have the same shapes: 'auto' goes by the file's metadata and name.",
+                ),
+                io.Combo.Input(
+                    "dtype", options=list(DTYPES), default="from file", advanced=True, tooltip="Precision to keep the weights in."
+                ),
+            ],
+            outputs=[io.ModelPatch.Output(display_name="weights")],
+        )
+
+    @classmethod
+    def execute(cls, model_name, family, dtype):
+        path = next((p for folder in FOLDERS if (p := folder_paths.get_full_path(folder, model_name))), None)
+        if path is None:
+            raise FileNotFoundError(f"'{model_name}' is in none of models/{', models/'.join(FOLDERS)}. Put it there, or choose another.")
+        return io.NodeOutput(load_weights(path, model_name, family, DTYPES[dtype]).patcher)
+
+
+class MultiTalkImageSize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkImageSize",
+            display_name="MultiTalk Image Size",
+            category=CATEGORY,
+            description="The size among those the models were trained at that is nearest to the picture's shape.",
+            search_aliases=["aspect ratio", "bucket", "resolution"],
+            inputs=[
+                io.Image.Input("image"),
+                io.Combo.Input(
+                    "size",
+                    options=list(BUCKETS),
+                    default="multitalk-480",
+                    tooltip="multitalk-480: the area of 640×640. multitalk-720: of 960×960.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", tooltip="The picture as the model will see it; masks and boxes belong to the original."
+                ),
+                io.Int.Output(display_name="width"),
+                io.Int.Output(display_name="height"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, size):
+        height, width = bucket(image.shape[1], image.shape[2], size)
+        return io.NodeOutput(fit_picture(image[..., :3], height, width), width, height)
+
+
+class MultiTalkConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkConditioning",
+            display_name="MultiTalk Conditioning",
+            category=CATEGORY,
+            description="Makes a WAN model listen: the picture, the voices, and who is where.",
+            search_aliases=["multitalk", "infinitetalk to video", "talking video", "lip sync"],
+            inputs=[
+                io.Model.Input("model", tooltip="A WAN 2.1 image-to-video model, with whatever LoRAs."),
+                io.ModelPatch.Input("weights", tooltip="From MultiTalk Model Loader."),
+                VOICES.Input("voices", tooltip="From MultiTalk Wav2Vec2 Embeds."),
+                io.Image.Input("image", tooltip="The original picture: masks and boxes are in its pixels. It is scaled and cropped here."),
+                io.Vae.Input("vae", tooltip="wan_2.1_vae."),
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="What to avoid."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="clip_vision_h. The published models always have it."),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output", optional=True, advanced=True, tooltip="In place of CLIP vision's own look at the picture."
+                ),
+                io.Int.Input(
+                    "width", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 is the picture's."
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 is the picture's."
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=81,
+                    min=1,
+                    max=1001,
+                    step=4,
+                    tooltip="Length of the clip, 25 a second. The models were trained at 81; shorter voices are fine, the end is cut.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, weights, voices, image, vae, positive, negative, width, height, frames, clip_vision=None, clip_vision_output=None
+    ):
+        loaded = MultiTalkWeights.of(weights)
+        clip = prepare_clip(model, loaded, voices, image, vae, positive, negative, width, height, frames, clip_vision, clip_vision_output)
+        return io.NodeOutput(clip.model, clip.positive, clip.negative, clip.latent)
+
+
+NODES = [MultiTalkModelLoader, MultiTalkImageSize, MultiTalkConditioning]

@@ -1,0 +1,185 @@
+"""Guidance, schedule, sampling and decoding."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..comfy_bridge.clip import decode_clip
+from ..comfy_bridge.guider import MultiTalkGuider as Guider
+from ..comfy_bridge.sampling import sample_clip
+from ..multitalk_core.guidance import Projection
+from ..multitalk_core.schedule import sigmas
+from ..multitalk_core.wav2vec import FPS
+from .types import CATEGORY, VOICES
+
+
+def _text_scale():
+    return io.Float.Input(
+        "text_scale",
+        default=5.0,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        tooltip="How strongly the prompt is followed. 1 (no guidance, an evaluation less a step) for distilled LoRAs.",
+    )
+
+
+def _audio_scale():
+    return io.Float.Input(
+        "audio_scale",
+        default=4.0,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        tooltip="How strongly the voices are followed: 3 to 5 moves lips clearly, 2 with distilled LoRAs, 1 is no guidance.",
+    )
+
+
+def _projected():
+    return [
+        io.Boolean.Input("apg", default=False, advanced=True, tooltip="Adaptive projected guidance: less over-saturation at high scales."),
+        io.Float.Input("apg_momentum", default=-0.75, min=-1.0, max=1.0, step=0.05, advanced=True, tooltip="APG's momentum."),
+        io.Float.Input(
+            "apg_threshold",
+            default=55.0,
+            min=0.0,
+            max=10000.0,
+            step=1.0,
+            advanced=True,
+            tooltip="APG's limit for the norm of a difference.",
+        ),
+    ]
+
+
+def _steps():
+    return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="40 for quality; 4 to 8 with a distilled LoRA.")
+
+
+def _shift():
+    return io.Float.Input(
+        "shift",
+        default=7.0,
+        min=0.01,
+        max=100.0,
+        step=0.1,
+        tooltip="7 for multitalk-480, 11 for multitalk-720, 2 with the FusionX LoRA. The model's own shift does not matter beside it.",
+    )
+
+
+class MultiTalkGuider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkGuider",
+            display_name="MultiTalk Guider",
+            category=CATEGORY,
+            description="Guidance by the prompt and by the voices, for Sampler Custom Advanced.",
+            search_aliases=["audio cfg", "cfg", "apg"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                _text_scale(),
+                _audio_scale(),
+                *_projected(),
+            ],
+            outputs=[io.Guider.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, text_scale, audio_scale, apg, apg_momentum, apg_threshold):
+        projection = Projection(apg_momentum, apg_threshold) if apg else None
+        return io.NodeOutput(Guider(model, positive, negative, text_scale, audio_scale, projection))
+
+
+class MultiTalkScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkScheduler",
+            display_name="MultiTalk Scheduler",
+            category=CATEGORY,
+            description="The published noise schedule; none of core's schedulers ends as low.",
+            search_aliases=["sigmas", "shift", "timesteps"],
+            inputs=[_steps(), _shift()],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, steps, shift):
+        return io.NodeOutput(sigmas(steps, shift))
+
+
+class MultiTalkSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkSampler",
+            display_name="MultiTalk Sampler",
+            category=CATEGORY,
+            description="Guider, scheduler and sampler in one, with the published settings.",
+            search_aliases=["ksampler", "multitalk sampling"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent"),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Another seed, another take."
+                ),
+                _steps(),
+                _shift(),
+                _text_scale(),
+                _audio_scale(),
+                io.Combo.Input(
+                    "sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler", advanced=True, tooltip="Published: euler."
+                ),
+                *_projected(),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, latent, seed, steps, shift, text_scale, audio_scale, sampler_name, apg, apg_momentum, apg_threshold
+    ):
+        projection = Projection(apg_momentum, apg_threshold) if apg else None
+        guider = Guider(model, positive, negative, text_scale, audio_scale, projection)
+        return io.NodeOutput(sample_clip(guider, latent, sigmas(steps, shift), sampler_name, seed))
+
+
+class MultiTalkDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkDecode",
+            display_name="MultiTalk Decode",
+            category=CATEGORY,
+            description="Latents to pictures, colours matched to the source picture, ending with the audio. Connect to Create Video.",
+            search_aliases=["vae decode", "trim to audio"],
+            inputs=[
+                io.Latent.Input("samples"),
+                io.Vae.Input("vae"),
+                VOICES.Input("voices"),
+                io.Float.Input(
+                    "colour",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How far every frame's colours are brought to the source picture's (Lab mean and deviation); 0 leaves them.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(),
+                io.Audio.Output(tooltip="The mixed voices, as long as the pictures."),
+                io.Float.Output(display_name="fps", tooltip="25, for Create Video."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae, voices, colour):
+        images, audio = decode_clip(samples, vae, voices, colour)
+        return io.NodeOutput(images, audio, float(FPS))
+
+
+NODES = [MultiTalkGuider, MultiTalkScheduler, MultiTalkSampler, MultiTalkDecode]

@@ -1,0 +1,8 @@
+"""Socket types of our own, where ComfyUI has none."""
+
+from comfy_api.latest import io
+
+SPEAKER = io.Custom("MULTITALK_SPEAKER")  # multitalk_core.speakers.Speaker
+VOICES = io.Custom("MULTITALK_VOICES")  # multitalk_core.voices.Voices
+
+CATEGORY = "MultiTalk"
