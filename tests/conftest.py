@@ -1,10 +1,12 @@
 """Tests import the pack as `multitalk_nodes`.
 
-The fixture `comfy` starts ComfyUI; the fixture `goldens` is the folder of the published code's results.
+The fixture `comfy` starts ComfyUI here; the fixture `server` is a ComfyUI process with the pack in it; the fixture `goldens` is the
+folder of the published code's results.
 """
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,10 @@ def load_by_path(name: str, file: Path):
 pack = load_by_path("multitalk_tools_pack", ROOT / "tools" / "pack.py")
 pack.register_pack()
 
+# `import multitalk_tools_server` in a test: the errors must be the same classes as the fixture's
+server_tools = load_by_path("multitalk_tools_server", ROOT / "tools" / "server.py")
+sys.modules[server_tools.__name__] = server_tools
+
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
@@ -35,6 +41,15 @@ def pytest_runtest_setup(item):
 def comfy() -> Path:
     """ComfyUI's folder, importable from here on: `import comfy.model_patcher` inside the test."""
     return pack.start_comfy()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A ComfyUI process with the pack in it, on the CPU; one for all tests. See tools/server.py for what it can do."""
+    if not (folder := os.environ.get("COMFYUI_PATH")):
+        pytest.fail("COMFYUI_PATH is not set. Run the tests through dev.py, which finds a ComfyUI and sets it: python dev.py test")
+    with server_tools.ComfyServer(Path(folder), ROOT) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
