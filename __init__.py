@@ -6,6 +6,7 @@ NODE_CLASS_MAPPINGS must not be defined, not even empty: ComfyUI would then igno
 
 from comfy_api.latest import ComfyExtension, io
 
+from .comfy_bridge.host import check_host
 from .nodes import NODES
 
 WEB_DIRECTORY = "./web"
@@ -17,4 +18,5 @@ class MultiTalkExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> MultiTalkExtension:
+    check_host()
     return MultiTalkExtension()

@@ -55,6 +55,12 @@ def parity(options: argparse.Namespace) -> int:
     return made.run(["tools/parity", "--goldens", str(goldens), *only])
 
 
+def demo(options: argparse.Namespace) -> int:
+    """make a drawn face talk on the CPU, or your own: --image FACE --audio SPEECH --out FILE"""
+    made = environment.prepare()
+    return made.run([str(environment.ROOT / "tools" / "demo.py"), *options.more], folder=Path.cwd())
+
+
 def mutants(options: argparse.Namespace) -> int:
     """change one sign, index or range at a time and see that parity notices (minutes)"""
     made = environment.prepare()
@@ -71,6 +77,7 @@ ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environme
 
 # a command is a function and a row: its options, and whether it takes arguments that it does not know
 COMMANDS = (
+    (demo, {}, True),
     (test, {}, True),
     (parity, PARITY_OPTIONS, False),
     (mutants, {}, False),

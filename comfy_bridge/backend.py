@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.clip_vision
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from ..multitalk_core.generate import Condition
 from ..multitalk_core.guidance import Projection
-from .conditioning import Conditioning, encode_clip, with_clip
+from .conditioning import Conditioning, check_clip, encode_clip, with_clip
 from .guider import MultiTalkGuider
-from .patches import hold_motion, patch_model
+from .patches import MotionNoise, hold_motion, motion_noise, patch_model
 from .weights import MultiTalkWeights
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
@@ -35,6 +36,7 @@ class Scene:
     masks: Tensor | None  # [S + 1, N] on the token grid; None for a single speaker
     clip_vision: comfy.clip_vision.ClipVisionModel | None = None
     clip_vision_output: comfy.clip_vision.Output | None = None  # in place of the model's, the same for every clip
+    motion_noise: MotionNoise = motion_noise
 
     def encode(self, frames: Tensor) -> Tensor:
         """VAE: [F, H, W, 3] → [1, C, T, h, w]."""
@@ -46,9 +48,12 @@ class Scene:
 
     def see(self, condition: Condition) -> Any:
         """CLIP's view of the clip's picture, or None without CLIP vision."""
-        if self.clip_vision_output is not None or self.clip_vision is None:
-            return self.clip_vision_output
-        return encode_clip(self.clip_vision, condition.clip_picture)
+        seen = self.clip_vision_output
+        if seen is None and self.clip_vision is not None:
+            seen = encode_clip(self.clip_vision, condition.clip_picture)
+        if seen is not None:
+            check_clip(self.model, seen)
+        return seen
 
     def conditionings(self, condition: Condition) -> tuple[Conditioning, Conditioning]:
         """Positive and negative with the clip's picture, mask and voices."""
@@ -59,7 +64,7 @@ class Scene:
     def listening_model(self, condition: Condition) -> comfy.model_patcher.ModelPatcher:
         """The model with the audio patches, its first latents held where the family says so."""
         model = patch_model(self.model, self.weights, self.masks)
-        return model if condition.motion is None else hold_motion(model, condition.motion)
+        return model if condition.motion is None else hold_motion(model, condition.motion, self.motion_noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +83,10 @@ class ComfyBackend(Scene):
         empty = torch.zeros_like(condition.known_latent)
         chosen = self.sampler or comfy.samplers.sampler_object("euler")
         quiet = self.callback is not None
-        return self.guider(condition).sample(
+        denoised = self.guider(condition).sample(
             self.noise(empty, seed), empty, chosen, self.sigmas, callback=self.callback, disable_pbar=quiet, seed=seed
         )
+        return denoised.to(comfy.model_management.intermediate_device())
 
     def guider(self, condition: Condition) -> MultiTalkGuider:
         """The clip's model, conditionings and guidance."""

@@ -10,24 +10,22 @@ import comfy.model_patcher
 import torch
 from torch import Tensor
 
+from ..multitalk_core.audio import playable
 from ..multitalk_core.colour import match_colours
 from ..multitalk_core.generate import condition_clip
-from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture
+from ..multitalk_core.sizes import LATENT_STRIDE, TOKEN_STRIDE, fit_picture, opaque
 from ..multitalk_core.speakers import check_places, ref_target_masks, source_masks, token_masks
 from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS
-from ..multitalk_core.windows import fitting_frames, plan_clips
+from ..multitalk_core.windows import Clip, fitting_frames, latent_frames
 from .backend import Scene
-from .conditioning import Conditioning
+from .conditioning import Conditioning, PictureError
+from .patches import check_model
 from .weights import MultiTalkWeights
 
 logger = logging.getLogger(__name__)
 
 PICTURE = "multitalk_picture"  # beside the latent's samples: what the decoder matches colours to
-
-
-class PictureError(ValueError):
-    """The picture cannot be used; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ def prepare_clip(
     Raises:
         PictureError, SpeakerError, WeightsError: what cannot work, in the user's words.
     """
+    check_model(model, weights)
     picture = _one_picture(picture)
     weights.shape.check_encoder(*voices.tracks[0].shape[1:])
     height, width = (_side(name, side) for name, side in (("height", height or picture.shape[1]), ("width", width or picture.shape[2])))
@@ -72,32 +71,37 @@ def prepare_clip(
     masks = _masks(voices, picture, height, width)
     scene = Scene(model, weights, vae, positive, negative, masks, clip_vision, clip_vision_output)
     fit = fit_picture(picture, height, width)
-    clip = plan_clips(min(voices.frames, clip_frames), clip_frames, 1)[0]
+    clip = Clip(0, start=0, stop=clip_frames, drop=0, keep=min(voices.frames, clip_frames))
     condition = condition_clip(scene, weights.family, clip, fit, None, voices.tracks)
-    if condition.known_latent.shape[1] != model.model.latent_format.latent_channels:
+    expected = (1, model.model.latent_format.latent_channels, latent_frames(clip_frames), height // LATENT_STRIDE, width // LATENT_STRIDE)
+    if condition.known_latent.shape != expected:
         raise PictureError(
-            f"The VAE makes {condition.known_latent.shape[1]} channels; WAN 2.1 needs {model.model.latent_format.latent_channels}. "
-            "Load wan_2.1_vae.safetensors."
+            f"The VAE makes latents of shape {tuple(condition.known_latent.shape)}, but WAN 2.1 "
+            f"needs {expected}. Load wan_2.1_vae.safetensors."
         )
     latent = {"samples": torch.zeros_like(condition.known_latent), PICTURE: fit}
     return Prepared(scene.listening_model(condition), *scene.conditionings(condition), latent)
 
 
 def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strength: float) -> tuple[Tensor, dict[str, Any]]:
-    """The finished pictures [F, H, W, 3] and their AUDIO: both end where the voices end, or where the clip does."""
-    frames = vae.decode(latent["samples"]).flatten(end_dim=-4)
+    """The finished pictures [F, H, W, 3] and their AUDIO: both end where the voices end, or where the clip does.
+
+    The takes of a latent batch follow one another, each with its sound.
+    """
+    takes = [vae.decode(samples[None]).flatten(end_dim=-4) for samples in latent["samples"]]
     if colour_strength and PICTURE not in latent:
         raise PictureError(
             "The latent has lost the picture that colours are matched to. Connect the sampler's latent directly, or set colour to 0."
         )
-    count = min(voices.frames, frames.shape[0])
+    count = min(voices.frames, takes[0].shape[0])
     if voices.frames > count:
         logger.warning(
             "MultiTalk: the voices last %.2f s, but one clip only %.2f s; the rest of the audio is cut.", voices.frames / FPS, count / FPS
         )
-    frames = match_colours(frames[:count], latent.get(PICTURE, frames), colour_strength)
+    frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength) for take in takes]
     samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
-    return frames, {"waveform": voices.sound[None, :, :samples], "sample_rate": voices.rate}
+    waveform, rate = playable(voices.sound[:, :samples], voices.rate)
+    return torch.cat(frames), {"waveform": waveform.repeat(1, len(takes))[None], "sample_rate": rate}
 
 
 def _masks(voices: Voices, picture: Tensor, height: int, width: int) -> Tensor | None:
@@ -116,8 +120,7 @@ def _one_picture(picture: Tensor) -> Tensor:
             f"The picture has {picture.shape[2]}×{picture.shape[1]} pixels; at least {TOKEN_STRIDE}×{TOKEN_STRIDE} were "
             "expected, and a face needs far more."
         )
-    rgb, alpha = picture[:1, :, :, :3], picture[:1, :, :, 3:4]
-    return rgb * alpha + (1 - alpha) if alpha.shape[-1] else rgb  # see-through becomes white
+    return opaque(picture[:1])
 
 
 def _side(name: str, pixels: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import comfy.clip_vision
 import comfy.conds
 import comfy.model_management
+import comfy.model_patcher
 import torch
 from torch import Tensor
 
@@ -16,6 +17,10 @@ from .patches import AUDIO
 NULL_AUDIO = "multitalk_null_audio"  # beside the voices, for the guider
 
 Conditioning = list[Any]  # ComfyUI's: [[tensor, {…}], …]
+
+
+class PictureError(ValueError):
+    """The picture, or what looks at it, cannot be used; the message says what to change."""
 
 
 def with_clip(
@@ -54,6 +59,13 @@ def encode_clip(clip_vision: comfy.clip_vision.ClipVisionModel, picture: Tensor)
     output["penultimate_hidden_states"] = penultimate.cpu()
     output["image_embeds"] = embeds.cpu()
     return output
+
+
+def check_clip(model: comfy.model_patcher.ModelPatcher, seen: comfy.clip_vision.Output) -> None:
+    """Raises PictureError for the features of another CLIP vision model than WAN's."""
+    width, expected = seen.penultimate_hidden_states.shape[-1], model.model.diffusion_model.img_emb.proj[0].weight.shape[0]
+    if width != expected:
+        raise PictureError(f"The CLIP vision model gives {width} features, but WAN takes {expected}. Load clip_vision_h.safetensors.")
 
 
 def _hearing(extra: dict[str, Any], tokens: Tensor) -> dict[str, Any]:

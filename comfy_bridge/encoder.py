@@ -9,9 +9,10 @@ from typing import Any
 import comfy.audio_encoders.audio_encoders
 import comfy.model_management
 import comfy.model_patcher
+import comfy.utils
 from torch import Tensor
 
-from ..multitalk_core.wav2vec import Embeds, EncoderError, Wav2Vec2, build_encoder, read_encoder
+from ..multitalk_core.wav2vec import Embeds, EncoderError, Progress, Wav2Vec2, build_encoder, read_encoder
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class ManagedEncoder:
     def dim(self) -> int:
         return self.network.dim
 
-    def encode(self, voice: Tensor, folder: Path | None = None) -> Embeds:
-        """Embeddings [F, L, D] of a voice [N] at 16 kHz."""
-        comfy.model_management.load_models_gpu([self.patcher])
-        return self.network.encode(voice, folder)
+    def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress | None = None) -> Embeds:
+        """Embeddings [F, L, D] of a voice [N] at 16 kHz; ComfyUI's progress bar is told unless `progress` is given."""
+        # Whole, because modules without ComfyUI's casting cannot be split between two devices.
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        return self.network.encode(voice, folder, progress or _progress())
 
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
         """What core's Audio Encoder Encode calls; it expects core's own network."""
@@ -40,13 +42,12 @@ class ManagedEncoder:
 
 
 def load_encoder(path: Path, do_normalize: bool | None = None) -> ManagedEncoder:
-    """Load a Wav2Vec2 file; a config.json beside it makes its folder a Hugging Face one.
+    """Load a Wav2Vec2 file, alone or of a Hugging Face folder.
 
     Raises:
         EncoderError: not a Wav2Vec2 encoder, or damaged.
     """
-    folder = path.parent
-    network = build_encoder(read_encoder(folder if (folder / "config.json").exists() else path), do_normalize)
+    network = build_encoder(read_encoder(path), do_normalize)
     patcher = comfy.model_patcher.CoreModelPatcher(
         network,
         load_device=comfy.model_management.text_encoder_device(),
@@ -75,6 +76,19 @@ def as_encoder(audio_encoder: Any) -> ManagedEncoder:
         do_normalize=model.do_normalize,
         dim=model.encoder.layer_norm.weight.shape[0],
         layers=len(model.encoder.layers),
-        device=audio_encoder.load_device,
+        compute_device=audio_encoder.load_device,
     )
     return ManagedEncoder(audio_encoder.patcher, network)
+
+
+def _progress() -> Progress:
+    """A bar for long tracks, which can be interrupted between windows."""
+    bar: list[comfy.utils.ProgressBar] = []
+
+    def told(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not bar:
+            bar.append(comfy.utils.ProgressBar(total))
+        bar[0].update_absolute(done)
+
+    return told

@@ -8,7 +8,7 @@ import comfy.model_patcher
 import comfy.samplers
 from torch import Tensor
 
-from ..multitalk_core.guidance import Branch, ProjectedGuidance, Projection, branches, combine
+from ..multitalk_core.guidance import Branch, ProjectedGuidance, Projection, branches, combine, in_float64
 from .conditioning import Conditioning, with_null_audio
 
 # Core asks for "positive" and "negative" by name (ControlNet, hooks); the two without voices have names of our own.
@@ -56,7 +56,7 @@ class MultiTalkGuider(comfy.samplers.CFGGuider):
         conds = [self.conds[COND_NAMES[name]] for name in wanted]
         # In float64, because core returns x − σ · v: what float32 would leave of v is only good to ε · |x| / σ, and σ ends at 0.002.
         # The model itself still runs in its own precision.
-        precise = x if x.device.type == "mps" else x.double()
+        precise = in_float64(x)
         denoised = comfy.samplers.calc_cond_batch(self.inner_model, conds, precise, timestep, model_options)
         sigma = timestep.reshape(-1, *[1] * (x.ndim - 1))
         velocities = {name: ((precise - d) / sigma).to(x) for name, d in zip(wanted, denoised, strict=True)}

@@ -52,6 +52,10 @@ def patch_model(
         WeightsError: not a WAN 2.1 image-to-video model, or one of another size.
     """
     check_model(model, weights)
+    if model.wrappers.get(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {}).get(KEY):
+        raise WeightsError(
+            "The MODEL already listens to voices: it went through MultiTalk Conditioning before. Connect the MODEL from before that node."
+        )
     patched = model.clone()
     patched.set_model_patch(_SpeakerMap(), "attn1_patch")
     patched.set_model_patch(_AudioAttention(weights), "attn2_patch")
@@ -60,16 +64,14 @@ def patch_model(
     return patched
 
 
-def hold_motion(
-    model: comfy.model_patcher.ModelPatcher, motion: Motion, noise: MotionNoise | None = None
-) -> comfy.model_patcher.ModelPatcher:
+def hold_motion(model: comfy.model_patcher.ModelPatcher, motion: Motion, noise: MotionNoise) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model whose first latent frames are held to `motion` in every evaluation, with whatever guider or sampler.
 
     Args:
-        noise: (shape, σ, seed) → noise for a level; only for replaying recorded runs.
+        noise: (shape, σ, seed) → noise for a level: `motion_noise`, or that of a recorded run.
     """
     held = model.clone()
-    wrapper = _HoldMotion(motion, noise or motion_noise)
+    wrapper = _HoldMotion(motion, noise)
     held.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, KEY, wrapper)
     return held
 
@@ -78,9 +80,9 @@ def check_model(model: comfy.model_patcher.ModelPatcher, weights: MultiTalkWeigh
     """Raises WeightsError unless the model is WAN 2.1 image-to-video of the weights' size."""
     base, wan = model.model, getattr(model.model, "diffusion_model", None)
     if not isinstance(base, comfy.model_base.WAN21) or not getattr(base, "image_to_video", False) or wan.img_emb is None:
+        kind = " without image input (text-to-video, or WAN 2.2)" if isinstance(base, comfy.model_base.WAN21) else ""
         raise WeightsError(
-            f"MultiTalk needs a WAN 2.1 image-to-video model, but the MODEL is {type(base).__name__}"
-            f"{' for text-to-video' if isinstance(base, comfy.model_base.WAN21) else ''}. "
+            f"MultiTalk needs a WAN 2.1 image-to-video model, but the MODEL is {type(base).__name__}{kind}. "
             "Load, for example, wan2.1_i2v_480p_14B_fp16.safetensors."
         )
     weights.shape.check_model(wan.dim, len(wan.blocks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -28,4 +29,4 @@ def sample_clip(guider: MultiTalkGuider, latent: dict[str, Any], sigmas: Tensor,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    return {**latent, "samples": denoised}
+    return {**latent, "samples": denoised.to(comfy.model_management.intermediate_device())}

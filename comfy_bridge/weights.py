@@ -94,12 +94,14 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
         tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     except (ValueError, SafetensorError) as error:  # core raises one or the other, by how the file is damaged
         raise WeightsError(f"'{name}' is damaged or not a safetensors file ({error}). Download it again.") from error
+    AdapterShape.of(tensors)  # another kind of file is told before its family is asked for
     return build_weights(tensors, name, choose_family(family, name, metadata or {}), dtype)
 
 
 def build_weights(tensors: Mapping[str, Tensor], name: str, family: Family, dtype: torch.dtype | None = None) -> MultiTalkWeights:
     """Weights from a state dict; every tensor and shape is checked here, because core would fill what is missing with zeros."""
     shape = AdapterShape.of(tensors)
+    _check_format(tensors, name)
     adapter = LoadedAdapter(shape, comfy.ops.manual_cast, _video_attention, device="meta")
     adapter.family, adapter.name = family, name
     checked = adapter.check_state(tensors)
@@ -116,6 +118,16 @@ def build_weights(tensors: Mapping[str, Tensor], name: str, family: Family, dtyp
     return MultiTalkWeights(patcher)
 
 
+def _check_format(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raises WeightsError for weights that are not plain numbers: without their scales they would load as noise."""
+    for key, tensor in tensors.items():
+        if key.endswith(("scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8")) or not tensor.is_floating_point():
+            raise WeightsError(
+                f"'{name}' is quantised ('{key}'), which this loader does not read yet. Take the fp16 file, for example "
+                "wan2.1_infiniteTalk_single_fp16.safetensors."
+            )
+
+
 def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:
     """The family of a file; MultiTalk and InfiniteTalk have the same shapes, so it is never guessed from them."""
     if asked in FAMILIES:
@@ -123,10 +135,10 @@ def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:
     told = metadata.get(METADATA_FAMILY, "").split()
     if told and told[0] in FAMILIES:
         return FAMILIES[told[0]]
-    plain = re.sub(r"[^a-z]", "", name.lower())
-    for spelling, family in NAMES:
-        if spelling in plain:
-            return FAMILIES[family]
+    plain = re.sub(r"[^a-z]", "", re.split(r"[\\/]", name.lower())[-1])  # the file's own name: folders are the user's
+    named = {family for spelling, family in NAMES if spelling in plain}
+    if len(named) == 1:
+        return FAMILIES[named.pop()]
     raise WeightsError(
         f"Whether '{name}' is MultiTalk or InfiniteTalk cannot be told from the file: both have the same shapes. "
         "Choose the family in the loader."

@@ -21,6 +21,9 @@ BLOCK_SECONDS = 0.4  # s; gating block of ITU-R BS.1770-4
 ABSOLUTE_GATE = -70.0  # LUFS; BS.1770-4
 RELATIVE_GATE = -10.0  # LU below the ungated mean; BS.1770-4
 
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # Hz; ISO/IEC 14496-3
+PLAYER_RATE = 48_000  # Hz
+
 Layout = Literal["sequential", "parallel"]
 
 
@@ -67,6 +70,19 @@ def pick_channel(waveform: Tensor, channel: str) -> Tensor:
     if index >= waveform.shape[0]:
         raise AudioError("The right channel was chosen, but the audio is mono. Choose 'all'.")
     return waveform[index : index + 1]
+
+
+def playable(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
+    """What every video file and player takes: [1 or 2, N] at a rate that AAC has; others are resampled to 48 kHz.
+
+    More than two channels are averaged onto both sides, because nothing says which channel is which, and speech must not end up on
+    one side.
+    """
+    if waveform.shape[0] > 2:
+        waveform = waveform.mean(dim=0, keepdim=True).expand(2, -1)
+    if rate in AAC_RATES:
+        return waveform, rate
+    return resample(waveform, rate, PLAYER_RATE), PLAYER_RATE
 
 
 def mono_16k(waveform: Tensor, rate: int) -> Tensor:
@@ -201,8 +217,10 @@ def _lufs(power: np.ndarray | float) -> np.ndarray:
 
 def _k_weighted(voice: Tensor, rate: int) -> Tensor:
     """BS.1770 pre-filter: a 4 dB shelf above 1.5 kHz (the head), then a 38 Hz high-pass, both RBJ biquads, as in pyloudnorm."""
-    import torchaudio.functional as F
-
+    try:
+        import torchaudio.functional as F
+    except ImportError as error:
+        raise ImportError("Measuring loudness needs torchaudio, which comes with ComfyUI: pip install torchaudio") from error
     for b, a in (_high_shelf(4.0, 1 / math.sqrt(2), 1500.0, rate), _high_pass(0.5, 38.0, rate)):
         voice = F.lfilter(voice, torch.tensor(a, dtype=voice.dtype), torch.tensor(b, dtype=voice.dtype), clamp=False)
     return voice

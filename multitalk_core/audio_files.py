@@ -62,7 +62,7 @@ def _with_av(path: Path, start: float, duration: float) -> tuple[Tensor, int]:
             rate = stream.codec_context.sample_rate
             resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
             chunks = _decoded(container, stream, resampler, start, math.inf if not duration else start + duration)
-    except av.error.FFmpegError as error:
+    except av.FFmpegError as error:  # pyright: ignore[reportPrivateImportUsage]
         raise AudioError(f"'{path.name}' cannot be read as audio or video ({error}). Export it again, for example as WAV.") from error
     channels = stream.codec_context.channels
     samples = np.concatenate(chunks, axis=1) if chunks else np.zeros((channels, 0), np.float32)

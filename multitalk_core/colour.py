@@ -29,15 +29,15 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
     """
     if strength == 0:
         return frames
-    target = _lab(reference.clamp(0, 1)).flatten(0, 2)
+    target = _lab(reference.to(frames.device).float().clamp(0, 1)).flatten(0, 2)
     target_mean, target_std = target.mean(dim=0), target.std(dim=0, correction=0)
     matched = []
-    for frame in frames.clamp(0, 1):  # one at a time: Lab of a whole clip would be its size in float32 several times over
+    for frame in frames.float().clamp(0, 1):  # one at a time: Lab of a whole clip would be its size in float32 several times over
         lab = _lab(frame)
         mean, std = lab.mean(dim=(0, 1)), lab.std(dim=(0, 1), correction=0)
         scaled = torch.where(std == 0, target_mean, (lab - mean) / std.clamp(min=torch.finfo(std.dtype).tiny) * target_std + target_mean)
         matched.append(torch.lerp(frame, _rgb(scaled).clamp(0, 1), strength))
-    return torch.stack(matched)
+    return torch.stack(matched).to(frames.dtype)
 
 
 def _lab(rgb: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Projection:
     """Settings of adaptive projected guidance (APG, arXiv 2410.02416), in units of velocity as MultiTalk uses them."""
 
     momentum: float = -0.75
-    norm_threshold: float = 55.0
+    norm_threshold: float = 55.0  # 0 is no limit
     eta: float = 0.0  # share of the part parallel to cond that is kept
 
 
@@ -94,15 +94,16 @@ class ProjectedGuidance:
             difference = difference + self.settings.momentum * self._running[name]
         self._running[name] = difference
         dims = tuple(range(1, difference.ndim))
-        norm = torch.linalg.vector_norm(difference, dim=dims, keepdim=True)
-        difference = difference * (self.settings.norm_threshold / norm).clamp(max=1.0)
-        along = _in_float64(cond)
+        if self.settings.norm_threshold > 0:
+            norm = torch.linalg.vector_norm(difference, dim=dims, keepdim=True)
+            difference = difference * (self.settings.norm_threshold / norm).clamp(max=1.0)
+        along = in_float64(cond)
         along = along / torch.linalg.vector_norm(along, dim=dims, keepdim=True).clamp(min=1e-12)
-        precise = _in_float64(difference)
+        precise = in_float64(difference)
         parallel = (precise * along).sum(dim=dims, keepdim=True) * along
         return (precise - parallel + self.settings.eta * parallel).to(difference)
 
 
-def _in_float64(tensor: Tensor) -> Tensor:
-    """The projection is a small difference of large numbers; devices without float64 (MPS) do it in float32."""
-    return tensor.float() if tensor.device.type == "mps" else tensor.double()
+def in_float64(tensor: Tensor) -> Tensor:
+    """For small differences of large numbers; devices that may lack float64 (MPS, XPU, DirectML) stay in float32."""
+    return tensor.double() if tensor.device.type in ("cpu", "cuda") else tensor.float()

@@ -51,6 +51,12 @@ def fitted(height: int, width: int, target_height: int, target_width: int) -> tu
     return math.ceil(scale * height), math.ceil(scale * width)
 
 
+def opaque(pictures: Tensor) -> Tensor:
+    """RGB of pictures [F, H, W, 3 or 4]: what is see-through becomes white."""
+    rgb, alpha = pictures[..., :3], pictures[..., 3:4]
+    return rgb * alpha + (1 - alpha) if alpha.shape[-1] else rgb
+
+
 def fit_picture(pictures: Tensor, height: int, width: int) -> Tensor:
     """Scale to cover and crop the middle: [F, H, W, 3] → [F, height, width, 3] in steps of 1/255.
 

@@ -6,6 +6,7 @@ of the source picture.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Speaker:
         if audio is None:
             if not silent:
                 raise SpeakerError("A speaker has no audio. Connect some, or set the role to 'silent'.")
-            return cls(start=start, mask=mask, box=box)
+            return cls(mask=mask, box=box)  # a start time of somebody who says nothing must not lengthen the video
         rate = int(audio["sample_rate"])
         return cls(as_sound(audio["waveform"], rate), rate, start, mask, box)
 
@@ -74,7 +75,7 @@ def parse_box(text: str) -> Box | None:
         raise SpeakerError(
             f"'{text}' is no box. Write four numbers: left, top, right, bottom in pixels, for example 40, 20, 200, 180."
         ) from error
-    if not (x1 > x0 and y1 > y0):
+    if not (x1 > x0 and y1 > y0 and all(map(math.isfinite, (x0, y0, x1, y1)))):
         raise SpeakerError(f"The box '{text}' has no area: right must be greater than left, and bottom greater than top.")
     return x0, y0, x1, y1
 
@@ -163,5 +164,5 @@ def check_places(tokens: Tensor) -> None:
 
 def _own_mask(speaker: Speaker, default: Box, height: int, width: int) -> Tensor:
     if speaker.mask is not None:
-        return fit_mask((speaker.mask[None] > 0).float(), height, width)[0]  # of another size: cropped as its picture was
+        return fit_mask((speaker.mask[None].cpu() > 0).float(), height, width)[0]  # of another size: cropped as its picture was
     return box_mask(speaker.box or default, height, width)

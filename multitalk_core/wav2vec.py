@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -37,6 +37,9 @@ class EncoderError(ValueError):
     """The encoder's files cannot be used; the message says what to change."""
 
 
+Progress = Callable[[int, int], None]  # (frames done, frames in all); may raise to stop
+
+
 class Embeds(Protocol):
     """Embeddings of one track: [F, L, D], sliced by frame. A Tensor is one; so is a file on disk."""
 
@@ -52,7 +55,7 @@ class AudioEncoder(Protocol):
     layers: int
     dim: int
 
-    def encode(self, voice: Tensor, folder: Path | None = None) -> Embeds: ...
+    def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress = ...) -> Embeds: ...
 
 
 def embed_frames(samples: int) -> int:
@@ -95,10 +98,10 @@ class Wav2Vec2(nn.Module):
         do_normalize: bool,
         dim: int,
         layers: int,
-        device: torch.device | None = None,  # where it computes, if that is not where its weights are
+        compute_device: torch.device | None = None,  # where it computes, if that is not where its weights are
     ) -> None:
         super().__init__()
-        self.device = device
+        self.compute_device = compute_device
         self.network = network
         self.stable_layer_norm = stable_layer_norm
         self.do_normalize = do_normalize
@@ -106,7 +109,7 @@ class Wav2Vec2(nn.Module):
         self.layers = layers
 
     @torch.inference_mode()
-    def encode(self, voice: Tensor, folder: Path | None = None) -> Embeds:
+    def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress = lambda done, total: None) -> Embeds:
         """Embeddings of a whole track.
 
         Up to 60 s this is the single pass as published. A longer track goes through the transformer in windows of 60 s with 10 s
@@ -115,6 +118,7 @@ class Wav2Vec2(nn.Module):
         Args:
             voice: [N] float32 at 16 kHz.
             folder: where the temporary file of a long track goes; None is the system's.
+            progress: told after every window of a long track.
         Returns:
             [F, L, D] float32: a Tensor, or StreamedEmbeds for a long track.
         """
@@ -126,6 +130,7 @@ class Wav2Vec2(nn.Module):
         embeds = StreamedEmbeds(self.layers, self.dim, folder)
         for block in self.encode_in_windows(voice, WINDOW_FRAMES, CONTEXT_FRAMES):
             embeds.append(block)
+            progress(embeds.shape[0], frames)
         return embeds
 
     @torch.inference_mode()
@@ -179,7 +184,7 @@ class Wav2Vec2(nn.Module):
         return torch.stack(collected, dim=1).float().cpu()
 
     def _device(self) -> torch.device:
-        return self.device or next(self.network.parameters()).device
+        return self.compute_device or next(self.network.parameters()).device
 
 
 class StreamedEmbeds:
@@ -266,7 +271,9 @@ class _ConvFeatures:
         """The group norm has a group for every channel, so with statistics of its own it is a batch norm that learns nothing."""
         norm = cast(nn.GroupNorm, layer.get_submodule("layer_norm"))
         mean, variance = self.group_moments  # type: ignore[misc]
-        normal = F.batch_norm(layer.get_submodule("conv")(samples), mean, variance, norm.weight, norm.bias, eps=norm.eps)
+        values = layer.get_submodule("conv")(samples)
+        weight, bias = norm.weight.to(values), norm.bias.to(values)  # ComfyUI may keep them in half precision, or on the CPU
+        normal = F.batch_norm(values, mean.to(values), variance.to(values), weight, bias, eps=norm.eps)
         return F.gelu(normal)
 
     def _group_moments(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -278,7 +285,7 @@ class _ConvFeatures:
         count, mean, spread = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for begin in range(0, outputs, chunk):
             end = min(begin + chunk, outputs)
-            values = conv(self._samples(begin * stride, (end - 1) * stride + kernel)[None, None])[0].double().cpu()
+            values = conv(self._samples(begin * stride, (end - 1) * stride + kernel)[None, None])[0].cpu().double()
             n, m = values.shape[1], values.mean(dim=1)
             spread = spread + ((values - m[:, None]) ** 2).sum(dim=1) + (m - mean) ** 2 * (count * n / (count + n))
             mean = mean + (m - mean) * (n / (count + n))
@@ -301,14 +308,21 @@ class EncoderFiles:
 
 
 def read_encoder(path: Path) -> EncoderFiles:
-    """Read a Hugging Face folder (config.json, preprocessor_config.json, *.safetensors) or a single safetensors file.
+    """Read a single safetensors file, or the model of a Hugging Face folder.
+
+    A file named model*.safetensors with a config.json beside it is such a folder's; its preprocessor_config.json is read, and with a
+    model.safetensors.index.json all its parts.
 
     Raises:
         EncoderError: not there, a pickle, or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if path.is_dir():
+        path = next(iter(sorted(path.glob("model*.safetensors"))), path)
+    folder = path.parent if path.name.startswith("model") and (path.parent / "config.json").exists() else None
+    sharded = folder is not None and (folder / "model.safetensors.index.json").exists()
+    files = sorted(path.parent.glob("model*.safetensors")) if sharded else [path]
     if not files or not files[0].exists() or files[0].suffix != ".safetensors":
         raise EncoderError(
             f"No safetensors weights in '{path.name}'. Expected a .safetensors file or a Hugging Face folder that has one; "
@@ -323,9 +337,9 @@ def read_encoder(path: Path) -> EncoderFiles:
                 tensors.update({key: handle.get_tensor(key) for key in handle.keys()})  # noqa: SIM118 — not a dict
         config = json.loads(metadata["config"]) if "config" in metadata else None
         do_normalize = config.get("do_normalize") if config else None
-        if path.is_dir():
-            config = _json(path / "config.json") or config
-            do_normalize = (_json(path / "preprocessor_config.json") or {}).get("do_normalize", do_normalize)
+        if folder is not None:
+            config = _json(folder / "config.json") or config
+            do_normalize = (_json(folder / "preprocessor_config.json") or {}).get("do_normalize", do_normalize)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise EncoderError(f"'{path.name}' is damaged or not a safetensors file ({error}). Download it again.") from error
     return EncoderFiles(tensors, config, do_normalize, path.name)
@@ -341,8 +355,8 @@ def build_encoder(files: EncoderFiles, do_normalize: bool | None = None) -> Wav2
         EncoderError: not a Wav2Vec2, or tensors missing or of the wrong shape.
     """
     tensors = _plain_keys(files.tensors)
-    config = dict(files.config or infer_config(tensors, files.name))
-    network = _empty_network(config)
+    network = _empty_network(dict(files.config or infer_config(tensors, files.name)))
+    config = network.config.to_dict()  # with transformers' defaults for what the files leave out
     expected = network.state_dict()
     _use_parametrized_weight_norm(tensors, expected)
     tensors.setdefault("masked_spec_embed", torch.zeros(config["hidden_size"]))  # training only
@@ -401,7 +415,7 @@ def infer_config(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     }
 
 
-def _empty_network(config: dict[str, Any]) -> nn.Module:
+def _empty_network(config: dict[str, Any]) -> Any:
     try:
         from transformers import Wav2Vec2Config, Wav2Vec2Model
     except ImportError as error:

@@ -8,13 +8,18 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..comfy_bridge.encoder import as_encoder, load_encoder
-from ..multitalk_core.audio import pick_channel
+from ..multitalk_core.audio import pick_channel, playable
 from ..multitalk_core.audio_files import read_sound
 from ..multitalk_core.speakers import MAX_SPEAKERS, Speaker, parse_box
 from ..multitalk_core.voices import encode_voices
 from .types import CATEGORY, SPEAKER, VOICES
 
 AFTER_LAYOUT = -1.0  # start time of a speaker that takes their turn
+
+
+def as_audio(waveform, rate):
+    """A sound [C, N] as ComfyUI's AUDIO."""
+    return {"waveform": waveform[None], "sample_rate": rate}
 
 
 class MultiTalkLoadAudio(io.ComfyNode):
@@ -32,8 +37,8 @@ class MultiTalkLoadAudio(io.ComfyNode):
                 io.Combo.Input(
                     "audio", options=sorted(files), upload=io.UploadType.audio, tooltip="An audio or video file in the input folder."
                 ),
-                io.Float.Input("start", default=0.0, min=0.0, max=1e6, step=0.01, tooltip="Seconds to skip at the beginning."),
-                io.Float.Input("duration", default=0.0, min=0.0, max=1e6, step=0.01, tooltip="Seconds to take; 0 takes everything."),
+                io.Float.Input("start", default=0.0, min=0.0, max=36000.0, step=0.01, tooltip="Seconds to skip at the beginning."),
+                io.Float.Input("duration", default=0.0, min=0.0, max=36000.0, step=0.01, tooltip="Seconds to take; 0 takes everything."),
                 io.Combo.Input(
                     "channel",
                     options=["all", "left", "right"],
@@ -48,8 +53,8 @@ class MultiTalkLoadAudio(io.ComfyNode):
     @classmethod
     def execute(cls, audio, start, duration, channel, audioUI=None):
         waveform, rate = read_sound(Path(folder_paths.get_annotated_filepath(audio)), start, duration)
-        sound = {"waveform": pick_channel(waveform, channel)[None], "sample_rate": rate}
-        return io.NodeOutput(sound, ui=ui.PreviewAudio(sound, cls=cls))
+        sound = as_audio(pick_channel(waveform, channel), rate)
+        return io.NodeOutput(sound, ui=ui.PreviewAudio(as_audio(*playable(sound["waveform"][0], rate)), cls=cls))
 
     @classmethod
     def validate_inputs(cls, audio):
@@ -76,7 +81,7 @@ class MultiTalkSpeaker(io.ComfyNode):
             description="One person in the picture: what they say, when, and where their face is.",
             search_aliases=["person", "talking head", "who speaks"],
             inputs=[
-                io.Audio.Input("audio", optional=True, tooltip="What this person says. Leave open for a silent person."),
+                io.Audio.Input("audio", optional=True, tooltip="What this person says. Needed unless the role is 'silent'."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -91,7 +96,7 @@ class MultiTalkSpeaker(io.ComfyNode):
                     "start",
                     default=AFTER_LAYOUT,
                     min=AFTER_LAYOUT,
-                    max=1e6,
+                    max=36000.0,
                     step=0.01,
                     tooltip="When the person starts to speak, in seconds. −1 leaves it to the layout of MultiTalk Wav2Vec2 Embeds.",
                 ),
@@ -188,7 +193,7 @@ class MultiTalkWav2VecEmbeds(io.ComfyNode):
     def execute(cls, audio_encoder, layout, level, speakers):
         connected = [speaker for _, speaker in sorted(speakers.items()) if speaker is not None]
         voices = encode_voices(connected, as_encoder(audio_encoder), layout, level, Path(folder_paths.get_temp_directory()))
-        return io.NodeOutput(voices, {"waveform": voices.sound[None], "sample_rate": voices.rate}, voices.frames)
+        return io.NodeOutput(voices, as_audio(*playable(voices.sound, voices.rate)), voices.frames)
 
 
 NODES = [MultiTalkLoadAudio, MultiTalkSpeaker, MultiTalkWav2VecLoader, MultiTalkWav2VecEmbeds]

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..comfy_bridge.clip import prepare_clip
 from ..comfy_bridge.weights import MultiTalkWeights, load_weights
 from ..multitalk_core.families import FAMILIES
-from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture
+from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture, opaque
 from .types import CATEGORY, VOICES
 
 FOLDERS = ("model_patches", "diffusion_models")
@@ -30,7 +30,7 @@ class MultiTalkModelLoader(io.ComfyNode):
                     "family",
                     options=["auto", *FAMILIES],
                     default="auto",
-                    tooltip="Which rules the weights were trained for. Both have the same shapes: 'auto' goes by the file's metadata and name.",
+                    tooltip="Which rules the weights were trained for; both look the same. 'auto' goes by the file's metadata and name.",
                 ),
                 io.Combo.Input(
                     "dtype", options=list(DTYPES), default="from file", advanced=True, tooltip="Precision to keep the weights in."
@@ -77,7 +77,7 @@ class MultiTalkImageSize(io.ComfyNode):
     @classmethod
     def execute(cls, image, size):
         height, width = bucket(image.shape[1], image.shape[2], size)
-        return io.NodeOutput(fit_picture(image[..., :3], height, width), width, height)
+        return io.NodeOutput(fit_picture(opaque(image), height, width), width, height)
 
 
 class MultiTalkConditioning(io.ComfyNode):

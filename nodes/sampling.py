@@ -45,7 +45,7 @@ def _projected():
             max=10000.0,
             step=1.0,
             advanced=True,
-            tooltip="APG's limit for the norm of a difference.",
+            tooltip="APG's limit for the norm of a difference; 0 is no limit.",
         ),
     ]
 

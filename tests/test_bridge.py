@@ -153,11 +153,11 @@ def core_samplers():
 
 @pytest.mark.parametrize("scales", [(4.0, 3.0), (1.0, 1.0)])
 def test_every_core_sampler_runs_and_ends_with_the_motion_latents_clean(tiny, wan, weights, scales):
-    from multitalk_nodes.comfy_bridge.patches import hold_motion
+    from multitalk_nodes.comfy_bridge.patches import hold_motion, motion_noise
     from multitalk_nodes.multitalk_core.generate import Motion
 
     clean = tiny.known_latent(seed=9)[:, :, :1]
-    model = hold_motion(patched(tiny, wan, weights), Motion(clean, noised=False))
+    model = hold_motion(patched(tiny, wan, weights), Motion(clean, noised=False), motion_noise)
     guider = guide(tiny, model, weights, *scales)
     wrong = {}
     for name in core_samplers():
@@ -174,12 +174,12 @@ def test_motion_latents_hold_with_cores_sampler_too(tiny, wan, weights, noised):
     import comfy.sample
     import comfy.samplers
 
-    from multitalk_nodes.comfy_bridge.patches import hold_motion
+    from multitalk_nodes.comfy_bridge.patches import hold_motion, motion_noise
     from multitalk_nodes.multitalk_core.generate import Motion
     from multitalk_nodes.multitalk_core.schedule import sigmas
 
     clean = tiny.known_latent(seed=9)[:, :, :2]
-    model = hold_motion(patched(tiny, wan, weights), Motion(clean, noised))
+    model = hold_motion(patched(tiny, wan, weights), Motion(clean, noised), motion_noise)
     positive, negative = tiny.conditionings(weights)
     noise = comfy.sample.prepare_noise(tiny.known_latent(), SEED)
     euler = comfy.samplers.sampler_object("euler")
@@ -248,13 +248,13 @@ def test_a_run_after_an_interrupt_gives_the_bits_of_a_fresh_one(tiny, wan, weigh
 
 
 def test_the_model_that_was_patched_stays_what_it_was(tiny, wan, weights):
-    from multitalk_nodes.comfy_bridge.patches import hold_motion
+    from multitalk_nodes.comfy_bridge.patches import hold_motion, motion_noise
     from multitalk_nodes.multitalk_core.generate import Motion
 
     plain = guide(tiny, wan, weights, 4.0, 1.0)
     before = run(tiny, plain)
     listening = patched(tiny, wan, weights)
-    hold_motion(listening, Motion(tiny.known_latent()[:, :, :1], noised=False))
+    hold_motion(listening, Motion(tiny.known_latent()[:, :, :1], noised=False), motion_noise)
     assert not torch.equal(run(tiny, guide(tiny, listening, weights, 4.0, 1.0)), before)
     assert torch.equal(run(tiny, plain), before)
     assert not wan.model_options["transformer_options"].get("patches")
@@ -320,6 +320,42 @@ def test_context_windows_of_core_take_each_window_its_own_audio(tiny, wan, weigh
     whole = weights.tokens(tiny.windows(2))[0]
     torch.testing.assert_close(heard[0], whole[:, 0:2])
     torch.testing.assert_close(heard[1][:, -2:], whole[:, 1:3])  # newer cores put an anchor frame before a later window
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_cores_audio_encoder_is_read_in_the_published_way(tiny, stable):
+    """Core's network against transformers' with the same weights."""
+    from types import SimpleNamespace
+
+    import comfy.ops
+    from comfy.audio_encoders.wav2vec2 import Wav2Vec2Model
+
+    from multitalk_nodes.comfy_bridge.encoder import as_encoder
+    from multitalk_nodes.multitalk_core.wav2vec import EncoderFiles, build_encoder, infer_config
+
+    core = Wav2Vec2Model(
+        embed_dim=64, num_heads=2, num_layers=3, conv_norm=stable, conv_bias=stable, do_normalize=stable, do_stable_layer_norm=stable,
+        device="cpu", dtype=torch.float32, operations=comfy.ops.manual_cast,
+    )  # fmt: skip
+    core.load_state_dict(tiny._fill(core, 6, 0.1))
+    tensors = {key: tensor.clone() for key, tensor in core.state_dict().items()}
+    ours = build_encoder(EncoderFiles(tensors, {**infer_config(tensors, "core"), "num_attention_heads": 2}, None, "core"))
+    patcher = SimpleNamespace(model=core, load_device=torch.device("cpu"))
+    managed = as_encoder(SimpleNamespace(model=core, load_device=torch.device("cpu"), patcher=patcher))
+    voice = torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    assert (managed.layers, managed.dim) == (ours.layers, ours.dim) == (3, 64)
+    torch.testing.assert_close(managed.network.encode(voice), ours.encode(voice), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("version", "good"), [("0.18.1", False), ("0.3.60", False), ("0.18.2", True), ("0.30.0", True), ("1.0", True)])
+def test_a_comfyui_that_is_too_old_is_named(version, good):
+    from multitalk_nodes.comfy_bridge.host import check_host
+
+    if good:
+        check_host(version)
+    else:
+        with pytest.raises(RuntimeError, match=version):
+            check_host(version)
 
 
 class TestRefusals:

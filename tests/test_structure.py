@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # a room and the rooms it may import from; "" is the root __init__.py
 ALLOWED = {
-    "": {"nodes"},
+    "": {"nodes", "comfy_bridge"},
     "nodes": {"nodes", "comfy_bridge", "multitalk_core"},
     "comfy_bridge": {"comfy_bridge", "multitalk_core"},
     "multitalk_core": {"multitalk_core"},

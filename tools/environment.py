@@ -39,13 +39,14 @@ class Environment:
     def variables(self) -> dict[str, str]:
         """Environment variables for child processes: offline, and nothing of this repository on their import path."""
         variables = clean_variables() | {"COMFYUI_PATH": str(self.host.path), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        variables["PYTHONUTF8"] = "1"  # the reports have signs that Windows' own encodings lack
         if self.goldens:
             variables["MULTITALK_GOLDENS"] = str(self.goldens)
         return variables
 
-    def run(self, arguments: Sequence[str]) -> int:
-        """Runs the environment's Python in the repository's folder; returns its exit code."""
-        return subprocess.run([str(self.python), *arguments], cwd=ROOT, env=self.variables()).returncode
+    def run(self, arguments: Sequence[str], folder: Path = ROOT) -> int:
+        """Runs the environment's Python in a folder, the repository's if not told; returns its exit code."""
+        return subprocess.run([str(self.python), *arguments], cwd=folder, env=self.variables()).returncode
 
 
 def prepare() -> Environment:

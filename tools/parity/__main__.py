@@ -18,6 +18,9 @@ def main() -> int:
     spec.loader.exec_module(pack)
     pack.register_pack()
     pack.start_comfy()
+    from comfy.cli_args import args
+
+    args.cpu = True  # the goldens are float32 on a CPU, whatever this machine has
     from multitalk_nodes.tools.parity.runner import run
 
     return run(options.goldens, options.only)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+import comfy.utils
 import comfyui_version
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from . import core_items, host_items
 from .goldens import Check, Goldens
@@ -38,12 +40,12 @@ def checks(goldens: Goldens, items: Iterable[str]) -> Iterator[Check]:
     """All comparisons of the items; an item that breaks off is a failed comparison, not the end."""
     with torch.inference_mode():
         for number in items:
-            if number not in goldens.params["items"]:
-                yield Check(number, "not in this set", 0.0, 0.0, pending=True)
+            if number not in goldens.params["items"] or number not in ITEMS:
+                yield Check(number, "missing", float("inf"), 0.0, "not in this set" if number in ITEMS else "no such item is known")
                 continue
             try:
                 yield from ITEMS[number](goldens)
-            except (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError, OSError, StopIteration) as error:
+            except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, OSError, SafetensorError) as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 note = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
                 yield Check(number, "broke off", float("inf"), 0.0, note)
@@ -64,9 +66,10 @@ def run(folder: Path, only: list[str]) -> int:
         f"parity with set '{goldens.params['model']['set']}' on ComfyUI {comfyui_version.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
+    comfy.utils.set_progress_bar_enabled(False)
     began = time.perf_counter()
     results = []
-    for check in checks(goldens, only or ITEMS):
+    for check in checks(goldens, only or sorted({*ITEMS, *goldens.params["items"]})):
         results.append(check)
         print(line(check), flush=True)
     failed = [c for c in results if not c.passed]

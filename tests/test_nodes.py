@@ -1,0 +1,270 @@
+"""The nodes through a real ComfyUI's queue: what is accepted, what is refused and how, and a graph with random weights."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from multitalk_tools_server import NodeFailed, PromptRefused
+
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, audio, node, video_of
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def inputs(server, tmp_path_factory):
+    """All files that the tests name, in the server's input folder."""
+    folder = tmp_path_factory.mktemp("inputs")
+    noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
+    soundfile.write(folder / "silent.wav", np.zeros(RATE, np.float32), RATE)
+    soundfile.write(folder / "eight_channels.wav", np.stack([noise] * 8, axis=1), RATE)
+    soundfile.write(folder / "8k.wav", noise[:8000], 8000)
+    soundfile.write(folder / "192k.wav", np.repeat(noise, 12), 192000)
+    soundfile.write(folder / "long.wav", np.tile(noise, 2), RATE)
+    soundfile.write(folder / "fifth.wav", noise[: RATE // 5], RATE)
+    soundfile.write(folder / "stereo.wav", np.stack([noise, 0 * noise], axis=1), 44100)
+    soundfile.write(folder / "none.wav", noise[:0], RATE)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(RATE) == 99, np.nan, noise), RATE, subtype="FLOAT")
+    (folder / "text.wav").write_text("this is no audio")
+    _write_picture(folder / "alpha.png", np.random.default_rng(1).integers(0, 255, (64, 64, 4), dtype=np.uint8))
+    _write_picture(folder / "pixel.png", np.zeros((1, 1, 3), np.uint8))
+    _write_picture(folder / "odd.png", np.random.default_rng(1).integers(0, 255, (70, 75, 3), dtype=np.uint8))
+    _write_silent_video(folder / "mute.mp4")
+    for file in [*folder.iterdir(), *SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")]:
+        server.upload(file)
+    return folder
+
+
+def _write_picture(path, pixels):
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)
+
+
+def _write_silent_video(path):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        container.mux(stream.encode(None))
+
+
+# -- accepted
+
+
+@pytest.mark.parametrize(
+    ("file", "seconds"),
+    [("silent.wav", 1), ("eight_channels.wav", 1), ("8k.wav", 1), ("192k.wav", 1), ("stereo.wav", RATE / 44100), ("fifth.wav", 0.2)],
+)
+def test_audio_of_any_kind_makes_a_video_as_long_as_it(server, inputs, file, seconds):
+    video = video_of(server, Graph(frames=29).set("audio_1", audio=file))
+    assert video.count == max(1, round(seconds * 25))
+    assert video.fps == 25 and video.shows_something()
+    assert abs(video.seconds - seconds) < 0.06, "sound in blocks of 1024 samples"
+
+
+def test_audio_longer_than_the_clip_is_cut_with_it_and_said(server, inputs):
+    video = video_of(server, Graph(frames=9).set("audio_1", audio="long.wav"))
+    assert video.count == 9
+    assert abs(video.seconds - 9 / 25) < 0.07
+    assert "the rest of the audio is cut" in server.log_tail(50)
+
+
+@pytest.mark.parametrize(("asked", "frames"), [(1, 1), (6, 9), (9, 9)])
+def test_frame_counts_are_rounded_up_to_4n_plus_1(server, inputs, asked, frames):
+    assert video_of(server, Graph(frames=asked)).count == frames
+
+
+def test_sides_are_rounded_to_multiples_of_16_and_said(server, inputs):
+    video = video_of(server, Graph().set("image", image="odd.png"))
+    assert video.frames.shape[1:3] == (64, 80)
+    assert "rounded to 80" in server.log_tail(50)
+
+
+def test_a_picture_with_alpha_is_taken_without_it(server, inputs):
+    graph = Graph().set("image", image="alpha.png")
+    graph["joined"] = node("JoinImageWithAlpha", image=["image", 0], alpha=["image", 1])
+    assert video_of(server, graph.set("clip", image=["joined", 0])).shows_something()
+
+
+def test_two_speakers_without_masks_get_the_halves_and_all_layouts_run(server, inputs):
+    lengths = {}
+    for layout in ("sequential", "parallel"):
+        graph = Graph(speakers=2, frames=49).set("voices", layout=layout).set("audio_1", duration=1.0).set("audio_2", duration=0.8)
+        lengths[layout] = video_of(server, graph).count
+    assert lengths == {"sequential": 45, "parallel": 25}
+
+
+def test_a_start_time_wins_over_the_layout(server, inputs):
+    graph = Graph(speakers=2, frames=49).set("audio_1", duration=1.0).set("audio_2", duration=0.5).set("speaker_2", start=0.25)
+    assert video_of(server, graph).count == 25
+
+
+def test_masks_of_another_size_than_the_picture_and_a_silent_bystander(server, inputs):
+    graph = Graph(speakers=1).add_speaker(2, role="silent").set("image", image="two_faces.png")
+    graph["left"] = node("SolidMask", value=1.0, width=20, height=20)
+    graph["canvas"] = node("SolidMask", value=0.0, width=40, height=20)
+    graph["mask_1"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=0, y=0, operation="add")
+    graph["mask_2"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=20, y=0, operation="add")
+    graph.set("speaker_1", mask=["mask_1", 0]).set("speaker_2", mask=["mask_2", 0])
+    assert video_of(server, graph).shows_something()
+
+
+def test_core_audio_encoder_and_core_sampler_work_in_place_of_ours(server, inputs, random_weights):
+    graph = Graph()
+    graph["encoder"] = node("AudioEncoderLoader", audio_encoder_name="tiny_wav2vec2_768.safetensors")
+    graph.set("voices", audio_encoder=["encoder", 0])
+    with pytest.raises(NodeFailed, match=r"12 layers × 768 = 9216 numbers a frame.*take 128"):
+        server.run(graph.prompt())
+    ksampler = Graph()
+    ksampler["sample"] = node(
+        "KSampler",
+        model=["clip", 0],
+        positive=["clip", 1],
+        negative=["clip", 2],
+        latent_image=["clip", 3],
+        seed=1,
+        steps=1,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=1.0,
+    )
+    assert video_of(server, ksampler).shows_something()
+
+
+def test_the_infinitetalk_family_holds_the_first_frame_to_the_picture(server, inputs):
+    from PIL import Image
+
+    graph = Graph(frames=9, steps=4).set("demo", family="infinitetalk").set("decode", colour=0.0)
+    first = video_of(server, graph).frames[0].astype(float)
+    picture = np.array(Image.open(SAMPLES / "face.png").convert("RGB"), dtype=float)
+    assert np.abs(first - picture).mean() < 12
+
+
+# -- refused: one clear message, and the next good prompt succeeds
+
+
+def refused(server, graph):
+    """The message a user sees, whether at /prompt or in the node."""
+    with pytest.raises((NodeFailed, PromptRefused)) as error:
+        server.run(graph.prompt())
+    return str(error.value)
+
+
+REFUSALS = {
+    "a file that is not audio": (lambda g: g.set("audio_1", audio="text.wav"), r"text\.wav.*cannot be read as audio or video"),
+    "a video without sound": (lambda g: g.set("audio_1", audio="mute.mp4"), r"mute\.mp4.*no sound track"),
+    "audio without samples": (lambda g: g.set("audio_1", audio="none.wav"), r"none\.wav.*no sound"),
+    "audio with NaN": (lambda g: g.set("audio_1", audio="nan.wav"), r"not numbers"),
+    "a start behind the end": (lambda g: g.set("audio_1", start=100.0), r"no sound from 100"),
+    "a file that is not there": (lambda g: g.set("audio_1", audio="gone.wav"), r"gone\.wav.*not in the input folder"),
+    "a channel that is not there": (lambda g: g.set("audio_1", channel="right"), r"mono"),
+    "a picture of one pixel": (lambda g: g.set("image", image="pixel.png"), r"1×1 pixels"),
+    "a box that is none": (lambda g: g.set("speaker_1", box="left half"), r"no box.*left, top, right, bottom"),
+    "a box without area": (lambda g: g.set("speaker_1", box="9, 9, 3, 3"), r"no area"),
+    "a box outside the picture": (lambda g: g.set("speaker_1", box="900, 900, 950, 950"), r"speaker 1 covers nothing"),
+    "a box that vanishes on the grid": (
+        lambda g: g.add_speaker(2, "voice_2.wav", box="3, 3, 6, 6"),
+        r"speaker 2 vanishes on the model's grid",
+    ),
+    "boxes that overlap entirely": (
+        lambda g: g.set("speaker_1", box="0, 0, 64, 64").add_speaker(2, "voice_2.wav", box="0, 0, 64, 64"),
+        r"speaker 1 lies entirely under other speakers",
+    ),
+    "a speaker without audio": (lambda g: g["speaker_1"]["inputs"].pop("audio"), r"no audio.*'silent'"),
+    "nobody who speaks": (lambda g: g.set("speaker_1", role="silent"), r"None of the speakers has audio"),
+    "five speakers": (lambda g: [g.add_speaker(n, "voice_2.wav") for n in (2, 3, 4, 5)], r"5 speakers|speaker_4"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_bad_input_is_refused_in_plain_words(server, inputs, case):
+    change, expected = REFUSALS[case]
+    graph = Graph()
+    change(graph)
+    message = refused(server, graph)
+    assert re.search(expected, message, re.DOTALL), message
+
+
+def test_an_empty_mask_is_refused(server, inputs):
+    graph = Graph().set("speaker_1", mask=["mask", 0])
+    graph["mask"] = node("SolidMask", value=0.0, width=64, height=64)
+    assert "mask or box of speaker 1 covers nothing" in refused(server, graph)
+
+
+@pytest.fixture(scope="module")
+def random_weights(server):
+    """Files of random weights at tiny size in the server's model folders, made by a process of its own."""
+    subprocess.run([sys.executable, str(ROOT / "tests" / "make_random_weights.py"), str(server.base / "models")], check=True)
+
+
+def with_files(graph, model="tiny_wan.safetensors", weights="tiny_multitalk.safetensors", encoder="tiny_wav2vec2.safetensors"):
+    """The same graph with loaders and random weights in place of the demo model; its empty prompt stays."""
+    graph["wan"] = node("UNETLoader", unet_name=model, weight_dtype="default")
+    graph["weights"] = node("MultiTalkModelLoader", model_name=weights, family="auto", dtype="from file")
+    graph["encoder"] = node("MultiTalkWav2VecLoader", encoder_name=encoder, normalise="auto")
+    graph["vae"] = node("VAELoader", vae_name="tiny_vae.safetensors")
+    graph.set("clip", model=["wan", 0], weights=["weights", 0], vae=["vae", 0])
+    graph.set("decode", vae=["vae", 0])
+    return graph.set("voices", audio_encoder=["encoder", 0])
+
+
+def test_random_weights_through_every_loader_end_in_a_video(server, inputs, random_weights):
+    for weights in ("tiny_multitalk.safetensors", "tiny_infinitetalk.safetensors"):
+        graph = with_files(Graph(speakers=2, frames=9, steps=2), weights=weights)
+        graph.set("sample", text_scale=3.0, audio_scale=2.0, apg=True)
+        video = video_of(server, graph)
+        assert video.count == 9 and video.shows_something()
+
+
+MISFITS = {
+    "weights of another model": (dict(weights="tiny_multitalk_dim128.safetensors"), r"dimension 256.*dimension 128"),
+    "a text-to-video model": (dict(model="tiny_wan_t2v.safetensors"), r"text-to-video"),
+    "another encoder": (dict(encoder="tiny_wav2vec2_768.safetensors"), r"1 layers × 768.*take 128"),
+    "truncated weights": (dict(weights="truncated_multitalk.safetensors"), r"truncated_multitalk\.safetensors.*damaged"),
+    "a pickle by another name": (dict(weights="pickle_multitalk.safetensors"), r"pickle_multitalk\.safetensors.*damaged"),
+    "a pickle": (dict(weights="multitalk.pt"), r"multitalk\.pt"),
+    "WAN in the MultiTalk slot": (dict(weights="tiny_wan.safetensors"), r"no MultiTalk or InfiniteTalk weights"),
+    "a family that nothing tells": (dict(weights="unnamed_14B.safetensors"), r"Choose the family"),
+    "a MultiTalk file that is not there": (dict(weights="gone.safetensors"), r"gone\.safetensors"),
+    "a WAN file that is not there": (dict(model="gone.safetensors"), r"gone\.safetensors"),
+    "an encoder that is not there": (dict(encoder="gone.safetensors"), r"gone\.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_models_that_do_not_fit_are_refused_by_name(server, inputs, random_weights, case):
+    files, expected = MISFITS[case]
+    message = refused(server, with_files(Graph(), **files))
+    assert re.search(expected, message, re.DOTALL), message
+
+
+def test_after_all_refusals_the_server_still_makes_a_video(server, inputs):
+    assert video_of(server, Graph(frames=5)).shows_something()
+
+
+def test_the_same_graph_twice_is_the_same_video(server, inputs):
+    graph = Graph(frames=9, steps=2).set("sample", seed=77)
+    first = video_of(server, graph).frames
+    graph.set("save", filename_prefix="again").set("sample", seed=78)
+    other = video_of(server, graph).frames
+    graph.set("sample", seed=77).set("save", filename_prefix="third")
+    assert np.array_equal(video_of(server, graph).frames, first)
+    assert not np.array_equal(first, other)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_audio_from_the_sound_of_a_video(server, inputs):
+    made = server.files(server.run(Graph(frames=9).prompt()))
+    name = server.upload(next(file for file in made if file.suffix == ".mp4"))
+    graph = Graph(frames=9)
+    graph["audio_1"] = audio(name)
+    assert video_of(server, graph).count == 9

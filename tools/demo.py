@@ -1,0 +1,191 @@
+"""The demo: a drawn face talks, made by the pack's nodes in a real ComfyUI process; then its lips are held against the voice.
+
+Run by `python dev.py demo`, in the environment that dev.py makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "demo" / "samples"
+LONG_SIDE = 128  # pixels; what the demo model was trained at
+FPS = 25
+CRUDE = "The demo model was trained on drawn faces only: on a photograph or a painting it can only be crude."
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py demo", description="Make a face talk with the embedded demo model, on the CPU.")
+    parser.add_argument("--image", type=Path, help="a picture with a face (default: drawn faces, one and two)")
+    parser.add_argument("--audio", type=Path, action="append", help="speech; give it again for a second person (default: spoken samples)")
+    parser.add_argument("--box", action="append", default=[], metavar="X0,Y0,X1,Y1", help="a person's face in the picture, in pixels")
+    parser.add_argument("--out", type=Path, help="the MP4 to write (default: multitalk-demo-….mp4 in this folder)")
+    options = parser.parse_args()
+    if bool(options.image) != bool(options.audio):
+        parser.error("--image and --audio belong together: give both, or neither for the drawn faces")
+    for file in [options.image, *(options.audio or [])]:
+        if file is not None and not file.is_file():
+            parser.error(f"{file} is not a file")
+    scenes = [own_scene(options)] if options.image else drawn_scenes(options.out)
+    server = load("multitalk_tools_server", ROOT / "tools" / "server.py")
+    began = time.monotonic()
+    with server.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT) as running:
+        say(began, "ComfyUI is running")
+        for scene in scenes:
+            began = time.monotonic()
+            try:
+                made = make(running, scene)
+            except server.ServerError as error:
+                print(f"demo: {error}", file=sys.stderr)
+                return 1
+            say(began, f"{scene['title']}: {made}")
+            measure(made, scene)
+    return 0
+
+
+def drawn_scenes(out: Path | None) -> list[dict[str, Any]]:
+    """One speaker, and a dialogue of two."""
+    boxes = json.loads((SAMPLES / "two_faces.json").read_text(encoding="utf-8"))["boxes"]
+    one = {"title": "one speaker", "graph": "demo_one_speaker", "files": [SAMPLES / "face.png", SAMPLES / "voice_1.wav"]}
+    two = {
+        "title": "a dialogue",
+        "graph": "demo_two_speakers",
+        "files": [SAMPLES / "two_faces.png", *sorted(SAMPLES.glob("voice_*.wav"))[:2]],
+    }
+    where = out or Path("multitalk-demo.mp4")
+    one |= {"boxes": [json.loads((SAMPLES / "face.json").read_text(encoding="utf-8"))["boxes"][0]], "out": where}
+    two |= {"boxes": boxes, "out": where.with_stem(where.stem + "-dialogue")}
+    return [one, two]
+
+
+def own_scene(options: argparse.Namespace) -> dict[str, Any]:
+    print(CRUDE)
+    boxes = [[float(edge) for edge in box.split(",")] for box in options.box]
+    return {
+        "title": "your picture",
+        "graph": None,
+        "files": [options.image, *options.audio],
+        "boxes": boxes,
+        "out": options.out or Path("multitalk-demo.mp4"),
+    }
+
+
+def make(server: Any, scene: dict[str, Any]) -> Path:
+    """Upload, queue, wait, and copy the MP4 to where it is wanted."""
+    picture, *voices = [server.upload(file) for file in scene["files"]]
+    if scene["graph"]:
+        graph = json.loads((ROOT / "workflows" / "api" / f"{scene['graph']}.json").read_text(encoding="utf-8"))
+    else:
+        graph = own_graph(picture, voices, scene)
+    outputs = server.run(graph, timeout=1800)
+    video = next(file for file in server.files(outputs) if file.suffix == ".mp4")
+    if cut := [line for line in server.log_tail(200).splitlines() if "rest of the audio is cut" in line]:
+        print(cut[-1].split("MultiTalk: ")[-1])
+    scene["out"].parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(video, scene["out"]))
+
+
+def own_graph(picture: str, voices: list[str], scene: dict[str, Any]) -> dict[str, Any]:
+    """The demo workflow with the user's picture, voices and boxes, at the size that the demo model knows."""
+    graph = json.loads((ROOT / "workflows" / "api" / "demo_one_speaker.json").read_text(encoding="utf-8"))
+    by_class = {node["class_type"]: number for number, node in graph.items()}
+    width, height = fitted_size(scene["files"][0])
+    graph[by_class["LoadImage"]]["inputs"]["image"] = picture
+    graph[by_class["MultiTalkConditioning"]]["inputs"] |= {"width": width, "height": height}
+    loader, speaker, embeds = (by_class[name] for name in ("MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"))
+    for index, voice in enumerate(voices):
+        audio_number, speaker_number = (loader, speaker) if index == 0 else (f"audio_{index}", f"speaker_{index}")
+        box = ", ".join(str(edge) for edge in scene["boxes"][index]) if index < len(scene["boxes"]) else ""
+        graph[audio_number] = {"class_type": "MultiTalkLoadAudio", "inputs": {**graph[loader]["inputs"], "audio": voice}}
+        inputs = {**graph[speaker]["inputs"], "audio": [audio_number, 0], "box": box if len(voices) > 1 else ""}
+        graph[speaker_number] = {"class_type": "MultiTalkSpeaker", "inputs": inputs}
+        graph[embeds]["inputs"][f"speakers.speaker_{index}"] = [speaker_number, 0]
+    scene["size"] = (width, height)
+    return graph
+
+
+def fitted_size(picture: Path) -> tuple[int, int]:
+    """Width and height in multiples of 16 whose longer side is LONG_SIDE."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        width, height = image.size
+    scale = LONG_SIDE / max(width, height)
+    return tuple(max(16, round(side * scale / 16) * 16) for side in (width, height))
+
+
+def measure(video: Path, scene: dict[str, Any]) -> None:
+    """Print how well each mouth follows each voice, from the finished MP4, the face boxes and the voices' turns."""
+    pack = load("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+    pack.register_pack()
+    import torch
+
+    from multitalk_nodes.multitalk_core import sync
+    from multitalk_nodes.multitalk_core.audio import mono_16k
+    from multitalk_nodes.multitalk_core.audio_files import read_sound
+
+    if not scene["boxes"]:
+        print("   lip-sync not measured: say where each face is with --box X0,Y0,X1,Y1")
+        return
+    frames = read_frames(video)
+    boxes = [in_the_video(box, scene, frames.shape) for box in scene["boxes"]]
+    sound = mono_16k(*read_sound(video))
+    begin = 0
+    voices = []
+    for file in scene["files"][1:]:  # in a dialogue each has their turn of the MP4's own sound
+        length = mono_16k(*read_sound(file)).shape[0]
+        turn = torch.zeros_like(sound)
+        turn[begin : begin + length] = sound[begin : begin + length]
+        voices.append(sync.voice_energy(turn, len(frames)))
+        begin += length
+    for number, box in enumerate(boxes, start=1):
+        opening = sync.mouth_opening(frames, box)
+        values = [f"voice {i}: {sync.pearson(opening, voice):5.2f}" for i, voice in enumerate(voices, start=1)]
+        print(f"   correlation of mouth {number} with " + ", ".join(values))
+
+
+def in_the_video(box: list[float], scene: dict[str, Any], shape: Any) -> tuple[float, ...]:
+    """A box of the picture where the video shows it: scaled to cover and cropped in the middle."""
+    from PIL import Image
+
+    with Image.open(scene["files"][0]) as image:
+        width, height = image.size
+    scale = max(shape[1] / height, shape[2] / width)
+    left, top = (width * scale - shape[2]) / 2, (height * scale - shape[1]) / 2
+    return tuple(edge * scale - offset for edge, offset in zip(box, (left, top, left, top), strict=True))
+
+
+def read_frames(video: Path) -> Any:
+    """All pictures of a file, [F, H, W, 3] in 0…1."""
+    import av
+    import numpy as np
+    import torch
+
+    with av.open(str(video)) as container:
+        return torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])).float() / 255
+
+
+def load(name: str, file: Path) -> ModuleType:
+    """A module by its file: the repository's folder must not be on sys.path."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def say(began: float, what: str) -> None:
+    print(f"[{time.monotonic() - began:5.1f} s] demo: {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
