@@ -200,7 +200,7 @@ def mix(sounds: Sequence[tuple[Tensor, int]], layout: Layout, starts: Sequence[f
     mixed = torch.zeros(channels, max(b + t.shape[-1] for b, t in zip(begins, tracks, strict=True)))
     for begin, track in zip(begins, tracks, strict=True):
         mixed[:, begin : begin + track.shape[-1]] += track
-    loudest_source = max(float(t.abs().max()) for t in tracks)
+    loudest_source = max(float(w.abs().max()) for w, _ in checked)
     return mixed / max(1.0, float(mixed.abs().max()) / max(1.0, loudest_source)), rate
 
 

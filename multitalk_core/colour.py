@@ -13,6 +13,7 @@ XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), 
 D65 = (0.95047, 1.0, 1.08883)  # CIE 1931, 2° observer
 LAB_EPSILON = 0.008856  # CIE 15:2004, (6/29)³
 LAB_SLOPE, LAB_OFFSET = 7.787, 16 / 116
+FLAT = 1e-3  # Lab units; a deviation below is rounding, and would be scaled up to the reference's
 
 
 def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
@@ -35,7 +36,7 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
     for frame in frames.float().clamp(0, 1):  # one at a time: Lab of a whole clip would be its size in float32 several times over
         lab = _lab(frame)
         mean, std = lab.mean(dim=(0, 1)), lab.std(dim=(0, 1), correction=0)
-        scaled = torch.where(std == 0, target_mean, (lab - mean) / std.clamp(min=torch.finfo(std.dtype).tiny) * target_std + target_mean)
+        scaled = torch.where(std < FLAT, target_mean, (lab - mean) / std.clamp(min=FLAT) * target_std + target_mean)
         matched.append(torch.lerp(frame, _rgb(scaled).clamp(0, 1), strength))
     return torch.stack(matched).to(frames.dtype)
 

@@ -108,6 +108,9 @@ def generate(
         condition = condition_clip(backend, family, clip, source(clip.start), motion_frames, tracks)
         frames = backend.decode(backend.denoise(condition, clip_seed(seed, clip.index)))
         frames = match_colours(frames, first, colour_strength)
+        del condition
         if number + 1 < len(plan):
-            motion_frames = frames[-plan[number + 1].drop :]
-        yield frames[clip.drop : clip.drop + clip.keep]
+            motion_frames = frames[-plan[number + 1].drop :].clone()  # a view would hold the whole clip
+        frames = frames[clip.drop : clip.drop + clip.keep]
+        yield frames
+        del frames

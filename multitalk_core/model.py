@@ -59,7 +59,8 @@ class AdapterShape:
             WeightsError: no MultiTalk weights, or sizes that contradict each other.
         """
         numbers = {int(m[1]) for key in tensors if (m := re.match(r"blocks\.(\d+)\.audio_cross_attn\.", key))}
-        needed = ("audio_proj.proj1.weight", "audio_proj.proj1_vf.weight", "audio_proj.proj3.weight", "audio_proj.norm.weight")
+        proj = "blocks.0.audio_cross_attn.proj.weight"
+        needed = ("audio_proj.proj1.weight", "audio_proj.proj1_vf.weight", "audio_proj.proj3.weight", "audio_proj.norm.weight", proj)
         if numbers != set(range(len(numbers))) or not numbers or any(key not in tensors for key in needed):
             raise WeightsError(
                 "This file has no MultiTalk or InfiniteTalk weights (audio_proj.* and blocks.N.audio_cross_attn.* for every block). "
@@ -70,7 +71,7 @@ class AdapterShape:
             raise WeightsError(f"audio_proj takes {first} and {later} inputs; {WINDOW} and {LATER_WINDOW} times one number were expected.")
         token_dim = tensors["audio_proj.norm.weight"].shape[0]
         return cls(
-            dim=tensors["blocks.0.audio_cross_attn.proj.weight"].shape[0],
+            dim=tensors[proj].shape[0],
             blocks=len(numbers),
             audio_features=first // WINDOW,
             intermediate=tensors[needed[0]].shape[0],

@@ -213,10 +213,11 @@ class StreamedEmbeds:
         first, last, step = frames.indices(self._frames)
         if step != 1:
             raise IndexError("StreamedEmbeds reads consecutive frames only.")
-        count = max(0, last - first)
-        rows = np.empty((count, self._layers, self._dim), dtype=np.float32)
+        rows = np.empty((max(0, last - first), self._layers, self._dim), dtype=np.float32)
+        if not len(rows):
+            return torch.from_numpy(rows)
         with self._lock:
-            self._file.seek(first * rows[:1].nbytes if count else 0)
+            self._file.seek(first * rows[0].nbytes)
             self._file.readinto(memoryview(rows).cast("B"))  # type: ignore[attr-defined]
         return torch.from_numpy(rows)
 
@@ -340,7 +341,7 @@ def read_encoder(path: Path) -> EncoderFiles:
         if folder is not None:
             config = _json(folder / "config.json") or config
             do_normalize = (_json(folder / "preprocessor_config.json") or {}).get("do_normalize", do_normalize)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise EncoderError(f"'{path.name}' is damaged or not a safetensors file ({error}). Download it again.") from error
     return EncoderFiles(tensors, config, do_normalize, path.name)
 
@@ -363,6 +364,10 @@ def build_encoder(files: EncoderFiles, do_normalize: bool | None = None) -> Wav2
     missing = [key for key in expected if key not in tensors]
     if missing:
         raise EncoderError(f"'{files.name}' lacks {len(missing)} tensors of a Wav2Vec2 encoder, the first is '{missing[0]}'.")
+    if unknown := [key for key in tensors if key not in expected]:
+        raise EncoderError(
+            f"'{files.name}' has '{unknown[0]}', which its configuration does not: it is incomplete, or another kind of encoder."
+        )
     for key, tensor in expected.items():
         if tensors[key].shape != tensor.shape:
             raise EncoderError(
@@ -396,14 +401,18 @@ def infer_config(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
             "transformer layers were found, 7 and at least 1 were expected. Choose a wav2vec2 file, for example "
             "wav2vec2-chinese-base_fp16.safetensors."
         )
-    convs = [tensors[f"feature_extractor.conv_layers.{i}.conv.weight"] for i in range(depth)]
+    feed_forward = "encoder.layers.0.feed_forward.intermediate_dense.weight"
+    weights = [f"feature_extractor.conv_layers.{i}.conv.weight" for i in range(depth)]
+    if absent := [key for key in (*weights, feed_forward) if key not in tensors]:
+        raise EncoderError(f"'{name}' lacks '{absent[0]}' of a Wav2Vec2 encoder. The file is incomplete; get it again.")
+    convs = [tensors[key] for key in weights]
     layer_norm = "feature_extractor.conv_layers.1.layer_norm.weight" in tensors
     hidden = position.shape[0]
     return {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": max(1, hidden // HEAD_DIM),
-        "intermediate_size": tensors["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape[0],
+        "intermediate_size": tensors[feed_forward].shape[0],
         "conv_dim": [conv.shape[0] for conv in convs],
         "conv_kernel": [conv.shape[2] for conv in convs],
         "conv_stride": list(STANDARD_STRIDES),
@@ -461,7 +470,8 @@ def _moments(voice: Tensor) -> tuple[float, float]:
 
 def _at_least_one_frame(voice: Tensor) -> Tensor:
     """Zero samples up to one embedding (640 samples)."""
-    return F.pad(voice, (0, max(0, SAMPLE_RATE // FPS - voice.shape[0])))
+    missing = SAMPLE_RATE // FPS - voice.shape[0]
+    return F.pad(voice, (0, missing)) if missing > 0 else voice  # padding with nothing would still copy a long track
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
