@@ -45,7 +45,7 @@ class MultiTalkLoadAudio(io.ComfyNode):
                     default="all",
                     tooltip="One side of a stereo file, for recordings with a person on each side. 'all' keeps the file's channels.",
                 ),
-                io.Custom("AUDIO_UI").Input("audioUI", optional=True),
+                io.Custom("AUDIO_UI").Input("audioUI", optional=True, tooltip="Plays what was loaded."),
             ],
             outputs=[io.Audio.Output(tooltip="At the file's own rate and channels.")],
         )

@@ -57,7 +57,7 @@ class MultiTalkImageSize(io.ComfyNode):
             description="The size among those the models were trained at that is nearest to the picture's shape.",
             search_aliases=["aspect ratio", "bucket", "resolution"],
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="The original picture."),
                 io.Combo.Input(
                     "size",
                     options=list(BUCKETS),

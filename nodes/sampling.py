@@ -12,6 +12,14 @@ from ..multitalk_core.wav2vec import FPS
 from .types import CATEGORY, VOICES
 
 
+def _conditioned():
+    return [
+        io.Model.Input("model", tooltip="From MultiTalk Conditioning."),
+        io.Conditioning.Input("positive", tooltip="From MultiTalk Conditioning."),
+        io.Conditioning.Input("negative", tooltip="From MultiTalk Conditioning."),
+    ]
+
+
 def _text_scale():
     return io.Float.Input(
         "text_scale",
@@ -75,9 +83,7 @@ class MultiTalkGuider(io.ComfyNode):
             description="Guidance by the prompt and by the voices, for Sampler Custom Advanced.",
             search_aliases=["audio cfg", "cfg", "apg"],
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
+                *_conditioned(),
                 _text_scale(),
                 _audio_scale(),
                 *_projected(),
@@ -119,10 +125,8 @@ class MultiTalkSampler(io.ComfyNode):
             description="Guider, scheduler and sampler in one, with the published settings.",
             search_aliases=["ksampler", "multitalk sampling"],
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Latent.Input("latent"),
+                *_conditioned(),
+                io.Latent.Input("latent", tooltip="From MultiTalk Conditioning."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Another seed, another take."
                 ),
@@ -157,9 +161,9 @@ class MultiTalkDecode(io.ComfyNode):
             description="Latents to pictures, colours matched to the source picture, ending with the audio. Connect to Create Video.",
             search_aliases=["vae decode", "trim to audio"],
             inputs=[
-                io.Latent.Input("samples"),
-                io.Vae.Input("vae"),
-                VOICES.Input("voices"),
+                io.Latent.Input("samples", tooltip="What a sampler made of MultiTalk Conditioning's latent."),
+                io.Vae.Input("vae", tooltip="wan_2.1_vae, as before."),
+                VOICES.Input("voices", tooltip="From MultiTalk Wav2Vec2 Embeds: the pictures end where they end."),
                 io.Float.Input(
                     "colour",
                     default=1.0,

@@ -18,9 +18,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "demo" / "samples"
-LONG_SIDE = 128  # pixels; what the demo model was trained at
+FACE_HEIGHT = 50  # pixels, hair to chin; the size of the faces that the demo model was trained on (demo/README.md)
+SHORT_SIDE, LONGEST_SIDE = 64, 384  # pixels; a face that fills a picture of 64 has that size
 FPS = 25
-CRUDE = "The demo model was trained on drawn faces only: on a photograph or a painting it can only be crude."
+CUT = "the rest of the audio is cut"  # in ComfyUI's log, by MultiTalk Decode
+CRUDE = (
+    "The demo model was trained on small drawn faces, seen from the front. On a photograph or a painting it can only be crude: expect a "
+    "blurred face, and lips that may not move."
+)
 
 
 def main() -> int:
@@ -86,10 +91,13 @@ def make(server: Any, scene: dict[str, Any]) -> Path:
         graph = json.loads((ROOT / "workflows" / "api" / f"{scene['graph']}.json").read_text(encoding="utf-8"))
     else:
         graph = own_graph(picture, voices, scene)
+    scene["seconds"] = [n["inputs"]["duration"] for n in graph.values() if n["class_type"] == "MultiTalkLoadAudio"]
+    said_before = server.log_tail(10_000).count(CUT)
     outputs = server.run(graph, timeout=1800)
     video = next(file for file in server.files(outputs) if file.suffix == ".mp4")
-    if cut := [line for line in server.log_tail(200).splitlines() if "rest of the audio is cut" in line]:
-        print(cut[-1].split("MultiTalk: ")[-1])
+    log = server.log_tail(10_000)
+    if log.count(CUT) > said_before:
+        print("   " + [line for line in log.splitlines() if CUT in line][-1].split("MultiTalk: ")[-1])
     scene["out"].parent.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copyfile(video, scene["out"]))
 
@@ -98,7 +106,7 @@ def own_graph(picture: str, voices: list[str], scene: dict[str, Any]) -> dict[st
     """The demo workflow with the user's picture, voices and boxes, at the size that the demo model knows."""
     graph = json.loads((ROOT / "workflows" / "api" / "demo_one_speaker.json").read_text(encoding="utf-8"))
     by_class = {node["class_type"]: number for number, node in graph.items()}
-    width, height = fitted_size(scene["files"][0])
+    width, height = fitted_size(scene["files"][0], scene["boxes"])
     graph[by_class["LoadImage"]]["inputs"]["image"] = picture
     graph[by_class["MultiTalkConditioning"]]["inputs"] |= {"width": width, "height": height}
     loader, speaker, embeds = (by_class[name] for name in ("MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"))
@@ -113,14 +121,17 @@ def own_graph(picture: str, voices: list[str], scene: dict[str, Any]) -> dict[st
     return graph
 
 
-def fitted_size(picture: Path) -> tuple[int, int]:
-    """Width and height in multiples of 16 whose longer side is LONG_SIDE."""
+def fitted_size(picture: Path, boxes: list[list[float]]) -> tuple[int, int]:
+    """Width and height in multiples of 16 at which the faces are as large as those that the demo model knows."""
     from PIL import Image
 
     with Image.open(picture) as image:
         width, height = image.size
-    scale = LONG_SIDE / max(width, height)
-    return tuple(max(16, round(side * scale / 16) * 16) for side in (width, height))
+    scale = SHORT_SIDE / min(width, height)
+    if boxes:
+        scale = FACE_HEIGHT * len(boxes) / sum(box[3] - box[1] for box in boxes)
+    scale = min(scale, LONGEST_SIDE / max(width, height))
+    return tuple(max(32, round(side * scale / 16) * 16) for side in (width, height))
 
 
 def measure(video: Path, scene: dict[str, Any]) -> None:
@@ -141,8 +152,8 @@ def measure(video: Path, scene: dict[str, Any]) -> None:
     sound = mono_16k(*read_sound(video))
     begin = 0
     voices = []
-    for file in scene["files"][1:]:  # in a dialogue each has their turn of the MP4's own sound
-        length = mono_16k(*read_sound(file)).shape[0]
+    for file, seconds in zip(scene["files"][1:], scene["seconds"], strict=True):  # each has their turn of the MP4's own sound
+        length = mono_16k(*read_sound(file, duration=seconds)).shape[0]
         turn = torch.zeros_like(sound)
         turn[begin : begin + length] = sound[begin : begin + length]
         voices.append(sync.voice_energy(turn, len(frames)))

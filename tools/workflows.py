@@ -142,7 +142,7 @@ def to_prompt(graph: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[
     """What the editor queues for a graph: every widget's value by its name, and every link.
 
     Raises:
-        ValueError: a node stores more or fewer values than it has widgets.
+        ValueError: a node stores more values than it has widgets, or lacks one that its inputs name.
     """
     links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     prompt = {}
@@ -158,15 +158,20 @@ def to_prompt(graph: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[
 
 
 def _values(node: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored values go by their position; those missing at the end are the node's defaults."""
     stored = list(node.get("widgets_values", ()))
-    names: list[str | None] = []
+    widgets: list[Slot | None] = []  # None is what the editor stores for itself
     for slot in slots(info):
         if slot.is_widget:
-            names += [slot.name if slot.in_prompt else None, *(None for _ in slot.stored_after)]
-    names += [None for _ in _uploads(info)]
-    if len(names) != len(stored):
+            widgets += [slot if slot.in_prompt else None, *(None for _ in slot.stored_after)]
+    widgets += [None for _ in _uploads(info)]
+    promised = {slot["name"] for slot in node["inputs"] if "widget" in slot}
+    absent = [slot for slot in widgets[len(stored) :] if slot is None or slot.name in promised]
+    if absent or len(stored) > len(widgets):
+        names = [slot.name if slot else None for slot in widgets]
         raise ValueError(f"Node {node['id']} ({node['type']}) stores {len(stored)} values; {len(names)} were expected: {names}.")
-    return {name: value for name, value in zip(names, stored, strict=True) if name is not None}
+    values = [*stored, *(slot.default for slot in widgets[len(stored) :] if slot)]
+    return {slot.name: value for slot, value in zip(widgets, values, strict=True) if slot}
 
 
 def _uploads(info: Mapping[str, Any]) -> list[str | None]:
@@ -212,6 +217,8 @@ def _node(number: int, node: Mapping[str, Any], object_info: Mapping[str, Any]) 
     kind, given = node["class_type"], node["inputs"]
     info = object_info[kind]
     inputs = list(slots(info, list(given)))
+    while inputs[-1].is_widget and inputs[-1].in_prompt and inputs[-1].optional and inputs[-1].name not in given:
+        inputs.pop()  # younger than the oldest ComfyUI, perhaps; the editor adds it where it exists
     widgets = [slot for slot in inputs if slot.is_widget]
     stored: list[Any] = []
     for slot in widgets:

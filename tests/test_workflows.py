@@ -1,0 +1,218 @@
+"""The example workflows, on a real ComfyUI: they fit its nodes, both forms are the same graph, and they make videos. And every node
+explains itself.
+"""
+
+import json
+import re
+
+import pytest
+
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, video_of, workflow
+from multitalk_nodes.tools.workflows import LAYOUT, ONLY_IN_THE_EDITOR, TITLE, slots, to_graph, to_prompt, with_defaults
+
+NAMES = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
+FRAMES = {"demo_one_speaker": 81, "demo_two_speakers": 80}  # a whole clip; 0.9 s and 2.3 s of voices
+DOCS = ROOT / "web" / "docs"
+
+
+@pytest.fixture(scope="module")
+def object_info(server):
+    """After the uploads: combos list what the input folder holds."""
+    for sample in [*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")]:
+        server.upload(sample)
+    return server.object_info()
+
+
+def graph_of(name):
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def unfit(prompt, object_info):
+    """What a prompt has that its nodes do not know: 'node input: why'."""
+    problems = []
+    for key, node in prompt.items():
+        info = object_info.get(node["class_type"])
+        if info is None:
+            problems.append(f"{key} {node['class_type']}: no such node")
+            continue
+        known = {slot.name: slot for slot in slots(info, list(node["inputs"]))}
+        missing = [name for name, slot in known.items() if not slot.optional and slot.in_prompt and name not in node["inputs"]]
+        problems += [f"{key} {name}: missing" for name in missing]
+        for name, value in node["inputs"].items():
+            if (problem := _unfit_input(value, known.get(name), prompt, object_info)) is not None:
+                problems.append(f"{key} {name}: {problem}")
+    return problems
+
+
+def _unfit_input(value, slot, prompt, object_info):
+    if slot is None:
+        return "no such input"
+    if isinstance(value, list):
+        source = prompt.get(value[0])
+        outputs = object_info[source["class_type"]]["output"] if source else []
+        fits = value[1] < len(outputs) and outputs[value[1]] == slot.type
+        return None if fits else f"takes {slot.type}, but is linked to {outputs}[{value[1]}]"
+    if not slot.is_widget:
+        return f"needs a link, has {value!r}"
+    kinds = {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool, "STRING": str, "COMBO": str, "COMFY_DYNAMICCOMBO_V3": str}
+    if not isinstance(value, kinds[slot.type]):
+        return f"{value!r} is no {slot.type}"
+    choices = [choice if isinstance(choice, str) else choice["key"] for choice in slot.options.get("options", ())]
+    if choices and value not in choices:
+        return f"{value!r} is none of {choices}"
+    low, high = slot.options.get("min", value), slot.options.get("max", value)
+    return None if low <= value <= high else f"{value} is not in {low}…{high}"
+
+
+# -- the workflows
+
+
+def test_every_workflow_has_its_two_forms_and_a_thumbnail():
+    assert NAMES
+    assert sorted(file.stem for file in (ROOT / "workflows").glob("*.json")) == NAMES
+    for name in NAMES:
+        thumbnail = (ROOT / "workflows" / f"{name}.jpg").read_bytes()
+        assert thumbnail.startswith(b"\xff\xd8") and len(thumbnail) < 60_000
+
+
+def test_the_template_browser_lists_them_and_not_the_api_files(server):
+    assert sorted(server.get("/workflow_templates")["multitalk-nodes"]) == NAMES
+    for name in NAMES:
+        assert server.get(f"/api/workflow_templates/multitalk-nodes/{name}.json") == graph_of(name)
+        assert server.get(f"/api/workflow_templates/multitalk-nodes/{name}.jpg").startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_inputs_and_values_are_known(object_info, name):
+    assert unfit(workflow(name), object_info) == []
+
+
+def test_the_check_sees_what_it_looks_for(object_info):
+    prompt = workflow(NAMES[0])
+    by_type = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    by_type["MultiTalkScheduler"]["steps"] = 0
+    by_type["MultiTalkWav2VecEmbeds"]["layout"] = "random"
+    by_type["MultiTalkDecode"]["color"] = by_type["MultiTalkDecode"].pop("colour")
+    by_type["MultiTalkGuider"]["positive"] = by_type["MultiTalkGuider"]["model"]
+    by_type["SaveVideo"]["video"] = 1
+    found = "\n".join(unfit(prompt, object_info))
+    for problem in (
+        "steps: 0 is not in",
+        "layout: 'random' is none",
+        "colour: missing",
+        "color: no such",
+        "positive: takes",
+        "video: needs",
+    ):
+        assert problem in found
+    assert found.count("\n") == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_editors_form_is_the_same_graph(object_info, name):
+    assert to_prompt(graph_of(name), object_info) == with_defaults(workflow(name), object_info)
+
+
+def test_a_growing_input_and_every_kind_of_widget_come_back(object_info):
+    """The converters against each other, on more than the examples have."""
+    prompt = workflow("demo_two_speakers")
+    embeds = next(node["inputs"] for node in prompt.values() if node["class_type"] == "MultiTalkWav2VecEmbeds")
+    embeds["speakers.speaker_3"] = embeds["speakers.speaker_0"]
+    assert to_prompt(to_graph("x", prompt, object_info, ""), object_info) == with_defaults(prompt, object_info)
+    graph = graph_of("demo_two_speakers")
+    graph["nodes"][-1]["widgets_values"].pop()
+    with pytest.raises(ValueError, match=r"stores \d values; \d were expected"):
+        to_prompt(graph, object_info)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_do_not_overlap_and_lie_in_their_groups(name):
+    graph = graph_of(name)
+    boxes = {node["id"]: _box(node) for node in graph["nodes"]}
+    for first, (x0, y0, x1, y1) in boxes.items():
+        overlapping = [k for k, (a0, b0, a1, b1) in boxes.items() if k != first and x0 < a1 and a0 < x1 and y0 < b1 and b0 < y1]
+        assert overlapping == []
+    frames = [(x, y, x + w, y + h) for x, y, w, h in (group["bounding"] for group in graph["groups"])]
+    for node in graph["nodes"]:
+        x0, y0, x1, y1 = boxes[node["id"]]
+        around = [frame for frame in frames if frame[0] <= x0 and frame[1] <= y0 and x1 <= frame[2] and y1 <= frame[3]]
+        assert len(around) == (node["type"] not in ONLY_IN_THE_EDITOR), node["type"]
+    assert len(frames) == sum(len(band) for band in LAYOUT)
+
+
+def _box(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE, x + width, y + height
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_name_the_pack_they_come_from(object_info, name):
+    for node in graph_of(name)["nodes"]:
+        if node["type"] not in ONLY_IN_THE_EDITOR:
+            ours = object_info[node["type"]]["python_module"] == "custom_nodes.multitalk-nodes"
+            assert node["properties"]["cnr_id"] == ("multitalk-nodes" if ours else "comfy-core")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_makes_a_video(server, object_info, name):
+    """What the editor queues, through the real queue, to a file that plays."""
+    video = video_of(server, to_prompt(graph_of(name), object_info))
+    assert video.fps == 25
+    assert video.count == FRAMES[name]
+    assert video.shows_something()
+    assert max(abs(frame.astype(int) - video.frames[0]).mean() for frame in video.frames) > 1, "something moves"
+    assert abs(video.seconds - FRAMES[name] / 25) < 0.06, "sound in blocks of 1024 samples"
+
+
+# -- the nodes
+
+
+@pytest.fixture(scope="module")
+def ours(server, object_info):
+    return {name: object_info[name] for name in server.pack_nodes()}
+
+
+def test_every_node_has_a_help_page_and_there_are_no_others(ours):
+    assert {file.stem for file in DOCS.glob("*.md")} == set(ours)
+
+
+def test_help_pages_name_every_input_and_output(ours):
+    for name, info in ours.items():
+        page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        mentioned = set(re.findall(r"`([^`]+)`", page))
+        wanted = {slot.name.rsplit(".", 1)[-1] for slot in slots(info) if slot.in_prompt} | set(info["output_name"])
+        assert wanted <= mentioned, f"{name}.md does not name {wanted - mentioned}"
+
+
+def test_help_pages_have_no_relative_links():
+    """The editor takes them from its own root, where they lead nowhere."""
+    for file in DOCS.glob("*.md"):
+        assert re.findall(r"\]\((?!https?:)", file.read_text(encoding="utf-8")) == [], file.name
+
+
+def test_help_pages_name_other_nodes_by_their_display_names(ours):
+    titles = {info["display_name"] for info in ours.values()}
+    for file in DOCS.glob("*.md"):
+        named = set(re.findall(r"\*(MultiTalk [^*]+)\*", file.read_text(encoding="utf-8").split("## See also")[1]))
+        assert named, file.name
+        assert named <= titles, f"{file.name} names {named - titles}"
+
+
+def test_every_node_is_described_and_in_its_category(ours):
+    for name, info in ours.items():
+        assert info["category"] == "MultiTalk", name
+        assert info["description"], name
+        assert info["display_name"].startswith("MultiTalk "), name
+
+
+def test_every_input_has_a_tooltip(ours):
+    without = [
+        f"{name}.{slot.name}" for name, info in ours.items() for slot in slots(info) if slot.in_prompt and not slot.options.get("tooltip")
+    ]
+    assert without == []
+
+
+def test_help_is_served_where_the_editor_looks_for_it(server, ours):
+    for name in ours:
+        assert server.get(f"/extensions/multitalk-nodes/docs/{name}.md").startswith(b"# MultiTalk ")
