@@ -1,4 +1,4 @@
-"""MultiTalk for ComfyUI: an image and voices become a talking video of any length.
+"""MultiTalk for ComfyUI: an image and voices become a talking video.
 
 ComfyUI finds `comfy_entrypoint` and WEB_DIRECTORY here; everything else is in nodes/, comfy_bridge/ and multitalk_core/.
 NODE_CLASS_MAPPINGS must not be defined, not even empty: ComfyUI would then ignore the entry point.

@@ -13,6 +13,7 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
     sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
 
+from tools import demo as demo_options
 from tools import environment
 from tools.steps import StepFailed
 
@@ -57,6 +58,7 @@ def parity(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """make a drawn face talk on the CPU, or your own: --image FACE --audio SPEECH --out FILE"""
+    demo_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
     return made.run([str(environment.ROOT / "tools" / "demo.py"), *options.more], folder=Path.cwd())
 

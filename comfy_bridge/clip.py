@@ -25,6 +25,8 @@ from .weights import MultiTalkWeights
 
 logger = logging.getLogger(__name__)
 
+LONGEST_STRIP = 16  # times as long as high
+LARGEST_PICTURE = 1920 * 1088  # pixels that are taken unasked; trained sizes have less than half
 PICTURE = "multitalk_picture"  # beside the latent's samples: what the decoder matches colours to
 
 
@@ -56,15 +58,18 @@ def prepare_clip(
 
     Args:
         picture: [B, H, W, C]; the first is used, and what it shows is cropped to width × height.
-        width, height: pixels, rounded to multiples of 16; 0 takes the picture's.
+        width, height: pixels, rounded to multiples of 16; 0 follows the picture.
         frames: rounded up to 4n + 1.
     Raises:
         PictureError, SpeakerError, WeightsError: what cannot work, in the user's words.
     """
     check_model(model, weights)
+    check_prompts(model, positive, negative)
+    if clip_vision is None and clip_vision_output is None:
+        logger.info("MultiTalk: no CLIP vision is connected; the published models always have it (clip_vision_h).")
     picture = _one_picture(picture)
     weights.shape.check_encoder(*voices.tracks[0].shape[1:])
-    height, width = (_side(name, side) for name, side in (("height", height or picture.shape[1]), ("width", width or picture.shape[2])))
+    height, width = _size(picture, height, width)
     clip_frames = fitting_frames(frames)
     if clip_frames != frames:
         logger.info("MultiTalk: %d frames were rounded up to %d (4n + 1).", frames, clip_frames)
@@ -88,6 +93,9 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
 
     The takes of a latent batch follow one another, each with its sound.
     """
+    channels = getattr(vae, "latent_channels", latent["samples"].shape[1])
+    if channels != latent["samples"].shape[1] or getattr(vae, "latent_dim", 3) != 3:
+        raise PictureError("The VAE is not the one that WAN 2.1's latents are made with. Load wan_2.1_vae.safetensors.")
     takes = [vae.decode(samples[None]).flatten(end_dim=-4) for samples in latent["samples"]]
     if colour_strength and PICTURE not in latent:
         raise PictureError(
@@ -101,26 +109,70 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
     frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength) for take in takes]
     samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
     waveform, rate = playable(voices.sound[:, :samples], voices.rate)
+    if rate != voices.rate or waveform.shape[0] != voices.sound.shape[0]:
+        logger.info(
+            "MultiTalk: the sound of %d channels at %d Hz became %d at %d Hz, which video files can hold.",
+            *(voices.sound.shape[0], voices.rate, waveform.shape[0], rate),
+        )
     return torch.cat(frames), {"waveform": waveform.repeat(1, len(takes))[None], "sample_rate": rate}
 
 
 def _masks(voices: Voices, picture: Tensor, height: int, width: int) -> Tensor | None:
     """Classes on the token grid; a single speaker needs none, because nobody else could be heard."""
+    for speaker in voices.speakers:
+        if speaker.mask is not None and speaker.mask.shape != picture.shape[1:3]:
+            logger.info(
+                "MultiTalk: a mask of %d×%d pixels was scaled and cropped to the picture's %d×%d.",
+                *(*reversed(speaker.mask.shape), *reversed(picture.shape[1:3])),
+            )
     masks = source_masks(voices.speakers, *picture.shape[1:3])
     tokens = token_masks(ref_target_masks(masks, height, width))
     check_places(tokens)
     return tokens if len(voices.speakers) > 1 else None
 
 
+def check_picture(picture: Tensor) -> None:
+    """Raises PictureError for pictures [B, H, W, C] that no face can be in."""
+    height, width = picture.shape[1:3]
+    if min(height, width) < TOKEN_STRIDE or max(height, width) > LONGEST_STRIP * min(height, width):
+        raise PictureError(
+            f"The picture has {width}×{height} pixels; at least {TOKEN_STRIDE}×{TOKEN_STRIDE} were expected, and no "
+            f"side more than {LONGEST_STRIP} times the other."
+        )
+
+
+def check_prompts(model: comfy.model_patcher.ModelPatcher, positive: Conditioning, negative: Conditioning) -> None:
+    """Raises PictureError for prompts of another text encoder than WAN's."""
+    expected = model.model.diffusion_model.text_dim
+    for name, conditioning in (("positive", positive), ("negative", negative)):
+        for text, _ in conditioning:
+            if text.shape[-1] != expected:
+                raise PictureError(
+                    f"The {name} prompt comes from another text encoder: {text.shape[-1]} numbers a word, but WAN takes {expected}. "
+                    "Load umt5_xxl_fp8_e4m3fn_scaled.safetensors with type 'wan'."
+                )
+
+
 def _one_picture(picture: Tensor) -> Tensor:
+    check_picture(picture)
     if picture.shape[0] > 1:
         logger.info("MultiTalk: the first of %d pictures is used.", picture.shape[0])
-    if min(picture.shape[1:3]) < TOKEN_STRIDE:
-        raise PictureError(
-            f"The picture has {picture.shape[2]}×{picture.shape[1]} pixels; at least {TOKEN_STRIDE}×{TOKEN_STRIDE} were "
-            "expected, and a face needs far more."
-        )
+    if picture.shape[-1] > 3 and (picture[0, ..., 3] < 1).any():
+        logger.info("MultiTalk: what is see-through in the picture was made white.")
     return opaque(picture[:1])
+
+
+def _size(picture: Tensor, height: int, width: int) -> tuple[int, int]:
+    """What the user asked for in multiples of 16; a side that is 0 follows the picture."""
+    if not height and not width and picture.shape[1] * picture.shape[2] > LARGEST_PICTURE:
+        raise PictureError(
+            f"The picture has {picture.shape[2]}×{picture.shape[1]} pixels, far more than a clip can. Connect width and height of "
+            "MultiTalk Image Size."
+        )
+    ratio = picture.shape[2] / picture.shape[1]
+    if not height:
+        height = round(width / ratio) if width else picture.shape[1]
+    return _side("height", height), _side("width", width or round(height * ratio))
 
 
 def _side(name: str, pixels: int) -> int:

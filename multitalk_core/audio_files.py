@@ -27,6 +27,8 @@ def read_sound(path: Path, start: float = 0.0, duration: float = 0.0) -> tuple[T
     if start < 0 or duration < 0:
         raise AudioError(f"Start {start} s and duration {duration} s were given; 0 or more was expected.")
     waveform, rate = _with_soundfile(path, start, duration) or _with_av(path, start, duration)
+    if waveform.shape[-1] == 0 and start == 0:
+        raise AudioError(f"'{path.name}' is empty: it has no sound at all. Choose another file.")
     if waveform.shape[-1] == 0:
         raise AudioError(f"'{path.name}' has no sound from {start} s on. Choose an earlier start.")
     return waveform, rate

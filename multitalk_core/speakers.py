@@ -20,6 +20,7 @@ from .audio import as_sound
 from .sizes import LATENT_STRIDE, fit_mask
 
 MAX_SPEAKERS = 4
+COUNTED = " (Speakers are counted from the left: speaker 1 is the input speaker_0.)"
 MARGIN = 0.05  # share of its part of the picture by which a default mask is smaller on every side ("face_scale")
 
 Box = tuple[float, float, float, float]
@@ -115,7 +116,9 @@ def source_masks(speakers: Sequence[Speaker], height: int, width: int) -> Tensor
     masks = [_own_mask(s, default, height, width) for s, default in zip(speakers, defaults, strict=True)]
     for number, mask in enumerate(masks, start=1):
         if not mask.any():
-            raise SpeakerError(f"The mask or box of speaker {number} covers nothing of the picture. Draw it over the speaker's face.")
+            raise SpeakerError(
+                f"The mask or box of speaker {number} covers nothing of the picture. Draw it over the speaker's face.{COUNTED}"
+            )
     return torch.stack(masks)
 
 
@@ -156,10 +159,12 @@ def check_places(tokens: Tensor) -> None:
         if not mask.any():
             raise SpeakerError(
                 f"The mask of speaker {number} vanishes on the model's grid (16×16 pixels a cell), or lies outside of what the crop "
-                "keeps. Draw it larger, or use a larger picture size."
+                f"keeps. Draw it larger, or use a larger picture size.{COUNTED}"
             )
         if not (mask & (others == 0)).any():
-            raise SpeakerError(f"The mask of speaker {number} lies entirely under other speakers' masks. Leave each face to one speaker.")
+            raise SpeakerError(
+                f"The mask of speaker {number} lies entirely under other speakers' masks. Leave each face to one speaker.{COUNTED}"
+            )
 
 
 def _own_mask(speaker: Speaker, default: Box, height: int, width: int) -> Tensor:

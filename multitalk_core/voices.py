@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 from .audio import SAMPLE_RATE, AudioError, Layout, lay_out, mix, mono_16k, normalise_loudness, start_samples
 from .speakers import MAX_SPEAKERS, Speaker, SpeakerError
 from .wav2vec import AudioEncoder, Embeds, video_frames
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,4 +59,6 @@ def _voice(speaker: Speaker, level: bool) -> Tensor:
     if speaker.waveform is None:
         return torch.zeros(0)
     voice = mono_16k(speaker.waveform, speaker.rate)
+    if not voice.any():
+        logger.info("MultiTalk: the audio of a speaker is silent; their mouth will stay still.")
     return normalise_loudness(voice) if level else voice

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..comfy_bridge.encoder import as_encoder, load_encoder
 from ..multitalk_core.audio import pick_channel, playable
 from ..multitalk_core.audio_files import read_sound
-from ..multitalk_core.speakers import MAX_SPEAKERS, Speaker, parse_box
+from ..multitalk_core.speakers import MAX_SPEAKERS, Speaker, SpeakerError, parse_box
 from ..multitalk_core.voices import encode_voices
 from .types import CATEGORY, SPEAKER, VOICES
 
@@ -58,7 +58,7 @@ class MultiTalkLoadAudio(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, audio):
-        if not folder_paths.exists_annotated_filepath(audio):
+        if not audio or not folder_paths.exists_annotated_filepath(audio):
             return f"The audio file '{audio}' is not in the input folder. Upload it, or choose another."
         return True
 
@@ -190,7 +190,11 @@ class MultiTalkWav2VecEmbeds(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio_encoder, layout, level, speakers):
+    def execute(cls, audio_encoder, layout, level, speakers, **too_many):
+        if too_many:  # ComfyUI lets keys beyond the maximum through
+            raise SpeakerError(
+                f"{', '.join(too_many)}: at most {MAX_SPEAKERS} speakers can be connected, speaker_0 to speaker_{MAX_SPEAKERS - 1}."
+            )
         connected = [speaker for _, speaker in sorted(speakers.items()) if speaker is not None]
         voices = encode_voices(connected, as_encoder(audio_encoder), layout, level, Path(folder_paths.get_temp_directory()))
         return io.NodeOutput(voices, as_audio(*playable(voices.sound, voices.rate)), voices.frames)

@@ -4,7 +4,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..comfy_bridge.clip import prepare_clip
+from ..comfy_bridge.clip import check_picture, prepare_clip
 from ..comfy_bridge.weights import MultiTalkWeights, load_weights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture, opaque
@@ -76,6 +76,7 @@ class MultiTalkImageSize(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, size):
+        check_picture(image)
         height, width = bucket(image.shape[1], image.shape[2], size)
         return io.NodeOutput(fit_picture(opaque(image), height, width), width, height)
 
@@ -102,10 +103,10 @@ class MultiTalkConditioning(io.ComfyNode):
                     "clip_vision_output", optional=True, advanced=True, tooltip="In place of CLIP vision's own look at the picture."
                 ),
                 io.Int.Input(
-                    "width", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 is the picture's."
+                    "width", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 follows the picture."
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 is the picture's."
+                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 follows the picture."
                 ),
                 io.Int.Input(
                     "frames",

@@ -103,6 +103,7 @@ class Probe:
         import av
         import numpy as np
 
+        self.path = path
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             self.fps = float(stream.average_rate)

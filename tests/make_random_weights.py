@@ -16,6 +16,7 @@ pack.start_comfy()
 import comfy.ops
 import torch
 from comfy.ldm.wan.model import WanModel
+from comfy.taesd.taesd import TAESD
 from safetensors.torch import save_file
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -41,8 +42,8 @@ def wan(model_type: str) -> dict:
     )
 
 
-def adapter(dim: int) -> dict:
-    return _fill(MultiTalkAdapter(AdapterShape(dim, 2, LAYERS * DIM, 32, 32, 8), device="meta"), 1, 0.05)
+def adapter(dim: int, features: int = LAYERS * DIM) -> dict:
+    return _fill(MultiTalkAdapter(AdapterShape(dim, 2, features, 32, 32, 8), device="meta"), 1, 0.05)
 
 
 def main(models: Path) -> None:
@@ -59,11 +60,13 @@ def main(models: Path) -> None:
     encoders = models / "audio_encoders"
     settings = {key: value for key, value in ENCODER.items() if key != "do_normalize"}
     save(encoders, "tiny_wav2vec2.safetensors", Wav2Vec2Model(Wav2Vec2Config(**settings)).state_dict(), config=json.dumps(ENCODER))
-    large = Wav2Vec2Config(
-        num_hidden_layers=1, conv_bias=False, do_stable_layer_norm=False
-    )  # one layer of a published width, for core's loader
-    save(encoders, "tiny_wav2vec2_768.safetensors", Wav2Vec2Model(large).state_dict())
+    # the published size, because core's loader knows no other
+    base = Wav2Vec2Model(Wav2Vec2Config(conv_bias=False, do_stable_layer_norm=False))
+    save(encoders, "random_wav2vec2_768.safetensors", base.half().state_dict())
+    (encoders / "truncated_wav2vec2.safetensors").write_bytes((encoders / "tiny_wav2vec2.safetensors").read_bytes()[:-1000])
+    save(patches, "tiny_multitalk_9216.safetensors", adapter(256, 9216))
     (models / "vae").mkdir(parents=True, exist_ok=True)
+    save(models / "vae", "tiny_image_vae.safetensors", TAESD(latent_channels=4).state_dict())
     shutil.copyfile(ROOT / "demo" / "weights" / "multitalk-demo-vae.safetensors", models / "vae" / "tiny_vae.safetensors")
 
 

@@ -1,5 +1,6 @@
 """The nodes through a real ComfyUI's queue: what is accepted, what is refused and how, and a graph with random weights."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import soundfile
 import torch
 from multitalk_tools_server import NodeFailed, PromptRefused
 
+from multitalk_nodes.multitalk_core.sync import mouth_opening
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, audio, node, video_of
 
 RATE = 16000
+SEEDS = itertools.count(1000)
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +91,11 @@ def test_sides_are_rounded_to_multiples_of_16_and_said(server, inputs):
     assert "rounded to 80" in server.log_tail(50)
 
 
-def test_a_picture_with_alpha_is_taken_without_it(server, inputs):
+def test_a_picture_with_alpha_is_put_on_white_and_said(server, inputs):
     graph = Graph().set("image", image="alpha.png")
     graph["joined"] = node("JoinImageWithAlpha", image=["image", 0], alpha=["image", 1])
     assert video_of(server, graph.set("clip", image=["joined", 0])).shows_something()
+    assert "see-through" in server.log_tail(50)
 
 
 def test_two_speakers_without_masks_get_the_halves_and_all_layouts_run(server, inputs):
@@ -114,15 +118,22 @@ def test_masks_of_another_size_than_the_picture_and_a_silent_bystander(server, i
     graph["mask_1"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=0, y=0, operation="add")
     graph["mask_2"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=20, y=0, operation="add")
     graph.set("speaker_1", mask=["mask_1", 0]).set("speaker_2", mask=["mask_2", 0])
-    assert video_of(server, graph).shows_something()
+    graph.set("clip", frames=81).set("sample", steps=8).set("decode", colour=0.0)
+    frames = torch.from_numpy(video_of(server, graph).frames) / 255
+    left, right = (mouth_opening(frames, box).std() for box in ((8, 0, 56, 55), (73, 0, 119, 55)))
+    assert left > 0.05 and right < 0.01, f"the one who speaks moves ({left:.3f}), the silent one does not ({right:.3f})"
+    assert "was scaled and cropped" in server.log_tail(100)
 
 
 def test_core_audio_encoder_and_core_sampler_work_in_place_of_ours(server, inputs, random_weights):
     graph = Graph()
-    graph["encoder"] = node("AudioEncoderLoader", audio_encoder_name="tiny_wav2vec2_768.safetensors")
+    graph["encoder"] = node("AudioEncoderLoader", audio_encoder_name="random_wav2vec2_768.safetensors")
     graph.set("voices", audio_encoder=["encoder", 0])
     with pytest.raises(NodeFailed, match=r"12 layers × 768 = 9216 numbers a frame.*take 128"):
         server.run(graph.prompt())
+    graph = with_files(Graph(), weights="tiny_multitalk_9216.safetensors")
+    graph["encoder"] = node("AudioEncoderLoader", audio_encoder_name="random_wav2vec2_768.safetensors")
+    assert video_of(server, graph).shows_something()
     ksampler = Graph()
     ksampler["sample"] = node(
         "KSampler",
@@ -156,13 +167,15 @@ def refused(server, graph):
     """The message a user sees, whether at /prompt or in the node."""
     with pytest.raises((NodeFailed, PromptRefused)) as error:
         server.run(graph.prompt())
+    good = Graph(frames=1).set("sample", seed=next(SEEDS))  # another seed, so that nothing of it is remembered
+    assert video_of(server, good).shows_something()
     return str(error.value)
 
 
 REFUSALS = {
     "a file that is not audio": (lambda g: g.set("audio_1", audio="text.wav"), r"text\.wav.*cannot be read as audio or video"),
     "a video without sound": (lambda g: g.set("audio_1", audio="mute.mp4"), r"mute\.mp4.*no sound track"),
-    "audio without samples": (lambda g: g.set("audio_1", audio="none.wav"), r"none\.wav.*no sound"),
+    "audio without samples": (lambda g: g.set("audio_1", audio="none.wav"), r"none\.wav.*is empty"),
     "audio with NaN": (lambda g: g.set("audio_1", audio="nan.wav"), r"not numbers"),
     "a start behind the end": (lambda g: g.set("audio_1", start=100.0), r"no sound from 100"),
     "a file that is not there": (lambda g: g.set("audio_1", audio="gone.wav"), r"gone\.wav.*not in the input folder"),
@@ -181,7 +194,7 @@ REFUSALS = {
     ),
     "a speaker without audio": (lambda g: g["speaker_1"]["inputs"].pop("audio"), r"no audio.*'silent'"),
     "nobody who speaks": (lambda g: g.set("speaker_1", role="silent"), r"None of the speakers has audio"),
-    "five speakers": (lambda g: [g.add_speaker(n, "voice_2.wav") for n in (2, 3, 4, 5)], r"5 speakers|speaker_4"),
+    "five speakers": (lambda g: [g.add_speaker(n, "voice_2.wav") for n in (2, 3, 4, 5)], r"speaker_4: at most 4|5 speakers are connected"),
 }
 
 
@@ -192,6 +205,37 @@ def test_bad_input_is_refused_in_plain_words(server, inputs, case):
     change(graph)
     message = refused(server, graph)
     assert re.search(expected, message, re.DOTALL), message
+
+
+def test_masks_are_refused_as_boxes_are(server, inputs):
+    def with_masks(*squares):
+        graph = Graph().add_speaker(2, "voice_2.wav")
+        graph["canvas"] = node("SolidMask", value=0.0, width=64, height=64)
+        for number, (x, side) in enumerate(squares, start=1):
+            graph[f"square_{number}"] = node("SolidMask", value=1.0, width=side, height=side)
+            place = {"destination": ["canvas", 0], "source": [f"square_{number}", 0], "x": x, "y": 3, "operation": "add"}
+            graph[f"mask_{number}"] = node("MaskComposite", **place)
+            graph.set(f"speaker_{number}", mask=[f"mask_{number}", 0])
+        return graph
+
+    assert "speaker 2 vanishes on the model's grid" in refused(server, with_masks((3, 30), (43, 3)))
+    assert "speaker 1 lies entirely under" in refused(server, with_masks((3, 30), (3, 30)))
+
+
+def test_image_size_refuses_what_no_face_can_be_in(server, inputs):
+    graph = Graph().set("image", image="pixel.png")
+    graph["size"] = node("MultiTalkImageSize", image=["image", 0], size="multitalk-480")
+    assert "1×1 pixels" in refused(server, graph.set("clip", image=["size", 0]))
+
+
+def test_a_picture_far_too_large_is_not_taken_unasked(server, inputs):
+    graph = Graph()
+    graph["image"] = node("EmptyImage", width=2400, height=1600, batch_size=1, color=0)
+    assert "MultiTalk Image Size" in refused(server, graph)
+
+
+def test_a_side_that_is_not_given_follows_the_picture(server, inputs):
+    assert video_of(server, Graph().set("image", image="two_faces.png").set("clip", width=96)).frames.shape[1:3] == (48, 96)
 
 
 def test_an_empty_mask_is_refused(server, inputs):
@@ -206,12 +250,18 @@ def random_weights(server):
     subprocess.run([sys.executable, str(ROOT / "tests" / "make_random_weights.py"), str(server.base / "models")], check=True)
 
 
-def with_files(graph, model="tiny_wan.safetensors", weights="tiny_multitalk.safetensors", encoder="tiny_wav2vec2.safetensors"):
+def with_files(
+    graph,
+    model="tiny_wan.safetensors",
+    weights="tiny_multitalk.safetensors",
+    encoder="tiny_wav2vec2.safetensors",
+    vae="tiny_vae.safetensors",
+):
     """The same graph with loaders and random weights in place of the demo model; its empty prompt stays."""
     graph["wan"] = node("UNETLoader", unet_name=model, weight_dtype="default")
     graph["weights"] = node("MultiTalkModelLoader", model_name=weights, family="auto", dtype="from file")
     graph["encoder"] = node("MultiTalkWav2VecLoader", encoder_name=encoder, normalise="auto")
-    graph["vae"] = node("VAELoader", vae_name="tiny_vae.safetensors")
+    graph["vae"] = node("VAELoader", vae_name=vae)
     graph.set("clip", model=["wan", 0], weights=["weights", 0], vae=["vae", 0])
     graph.set("decode", vae=["vae", 0])
     return graph.set("voices", audio_encoder=["encoder", 0])
@@ -228,13 +278,16 @@ def test_random_weights_through_every_loader_end_in_a_video(server, inputs, rand
 MISFITS = {
     "weights of another model": (dict(weights="tiny_multitalk_dim128.safetensors"), r"dimension 256.*dimension 128"),
     "a text-to-video model": (dict(model="tiny_wan_t2v.safetensors"), r"text-to-video"),
-    "another encoder": (dict(encoder="tiny_wav2vec2_768.safetensors"), r"1 layers × 768.*take 128"),
+    "another encoder": (dict(encoder="random_wav2vec2_768.safetensors"), r"12 layers × 768.*take 128"),
     "truncated weights": (dict(weights="truncated_multitalk.safetensors"), r"truncated_multitalk\.safetensors.*damaged"),
     "a pickle by another name": (dict(weights="pickle_multitalk.safetensors"), r"pickle_multitalk\.safetensors.*damaged"),
-    "a pickle": (dict(weights="multitalk.pt"), r"multitalk\.pt"),
+    "a pickle": (dict(weights="multitalk.pt"), r"not in list.*multitalk\.pt|multitalk\.pt.*not in"),
     "WAN in the MultiTalk slot": (dict(weights="tiny_wan.safetensors"), r"no MultiTalk or InfiniteTalk weights"),
     "a family that nothing tells": (dict(weights="unnamed_14B.safetensors"), r"Choose the family"),
     "a MultiTalk file that is not there": (dict(weights="gone.safetensors"), r"gone\.safetensors"),
+    "a VAE that is not there": (dict(vae="gone.safetensors"), r"gone\.safetensors.*not in|not in list.*gone\.safetensors"),
+    "another VAE": (dict(vae="tiny_image_vae.safetensors"), r"VAE makes latents of shape"),
+    "truncated speech encoder": (dict(encoder="truncated_wav2vec2.safetensors"), r"truncated_wav2vec2.*damaged"),
     "a WAN file that is not there": (dict(model="gone.safetensors"), r"gone\.safetensors"),
     "an encoder that is not there": (dict(encoder="gone.safetensors"), r"gone\.safetensors"),
 }

@@ -4,10 +4,12 @@ explains itself.
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, video_of, workflow
+from multitalk_nodes.tools import demo
 from multitalk_nodes.tools.workflows import LAYOUT, ONLY_IN_THE_EDITOR, TITLE, slots, to_graph, to_prompt, with_defaults
 
 NAMES = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
@@ -163,6 +165,11 @@ def test_it_makes_a_video(server, object_info, name):
     assert video.shows_something()
     assert max(abs(frame.astype(int) - video.frames[0]).mean() for frame in video.frames) > 1, "something moves"
     assert abs(video.seconds - FRAMES[name] / 25) < 0.06, "sound in blocks of 1024 samples"
+    scene = next(s for s in demo.drawn_scenes(Path("unused.mp4")) if s["graph"] == name)
+    scene["seconds"] = [n["inputs"]["duration"] for n in workflow(name).values() if n["class_type"] == "MultiTalkLoadAudio"]
+    for mouth, row in enumerate(demo.correlations(video.path, scene)):
+        for voice, value in enumerate(row):
+            assert value > 0.85 if mouth == voice else value < 0.3, f"mouth {mouth}, voice {voice}: {value:.2f}"
 
 
 # -- the nodes

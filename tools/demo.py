@@ -21,6 +21,8 @@ SAMPLES = ROOT / "demo" / "samples"
 FACE_HEIGHT = 50  # pixels, hair to chin; the size of the faces that the demo model was trained on (demo/README.md)
 SHORT_SIDE, LONGEST_SIDE = 64, 384  # pixels; a face that fills a picture of 64 has that size
 FPS = 25
+CLIP_FRAMES = 81  # of the demo workflow
+MAX_SPEAKERS = 4
 CUT = "the rest of the audio is cut"  # in ComfyUI's log, by MultiTalk Decode
 CRUDE = (
     "The demo model was trained on small drawn faces, seen from the front. On a photograph or a painting it can only be crude: expect a "
@@ -28,36 +30,65 @@ CRUDE = (
 )
 
 
-def main() -> int:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command's options; also called by dev.py, before it makes an environment for them."""
     parser = argparse.ArgumentParser(prog="dev.py demo", description="Make a face talk with the embedded demo model, on the CPU.")
-    parser.add_argument("--image", type=Path, help="a picture with a face (default: drawn faces, one and two)")
-    parser.add_argument("--audio", type=Path, action="append", help="speech; give it again for a second person (default: spoken samples)")
-    parser.add_argument("--box", action="append", default=[], metavar="X0,Y0,X1,Y1", help="a person's face in the picture, in pixels")
-    parser.add_argument("--out", type=Path, help="the MP4 to write (default: multitalk-demo-….mp4 in this folder)")
-    options = parser.parse_args()
+    parser.add_argument("--image", type=a_file, help="a picture with a face (default: drawn faces, one and two)")
+    parser.add_argument("--audio", type=a_file, action="append", default=[], help="speech; again for a second person, who speaks in turn")
+    parser.add_argument(
+        "--box", type=a_box, action="append", default=[], metavar="X0,Y0,X1,Y1", help="a person's face, hair to chin, in pixels"
+    )
+    parser.add_argument("--out", type=Path, default=Path("multitalk-demo.mp4"), help="the MP4 to write (default: %(default)s)")
+    options = parser.parse_args(arguments)
     if bool(options.image) != bool(options.audio):
         parser.error("--image and --audio belong together: give both, or neither for the drawn faces")
-    for file in [options.image, *(options.audio or [])]:
-        if file is not None and not file.is_file():
-            parser.error(f"{file} is not a file")
-    scenes = [own_scene(options)] if options.image else drawn_scenes(options.out)
+    if options.box and len(options.box) != len(options.audio):
+        parser.error(
+            f"{len(options.box)} --box were given for {len(options.audio)} --audio; give one for each, from left to right, or none"
+        )
+    if len(options.audio) > MAX_SPEAKERS:
+        parser.error(f"at most {MAX_SPEAKERS} --audio can be given")
+    if options.out.is_dir():
+        parser.error(f"--out {options.out} is a folder; name the file to write, such as {options.out / 'talk.mp4'}")
+    return options
+
+
+def a_file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a file")
+    return Path(text)
+
+
+def a_box(text: str) -> list[float]:
+    try:
+        x0, y0, x1, y1 = box = [float(edge) for edge in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no box; write left,top,right,bottom in pixels, such as 120,40,380,360") from error
+    if not (x1 > x0 >= 0 and y1 > y0 >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is no box: right must be greater than left, and bottom greater than top")
+    return box
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
     server = load("multitalk_tools_server", ROOT / "tools" / "server.py")
-    began = time.monotonic()
-    with server.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT) as running:
-        say(began, "ComfyUI is running")
-        for scene in scenes:
-            began = time.monotonic()
-            try:
+    try:
+        scenes = [own_scene(options)] if options.image else drawn_scenes(options.out)
+        began = time.monotonic()
+        with server.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT) as running:
+            say(began, "ComfyUI is running")
+            for scene in scenes:
+                began = time.monotonic()
                 made = make(running, scene)
-            except server.ServerError as error:
-                print(f"demo: {error}", file=sys.stderr)
-                return 1
-            say(began, f"{scene['title']}: {made}")
-            measure(made, scene)
+                say(began, f"{scene['title']}: {made}")
+                print("\n".join(f"   {line}" for line in measure(made, scene)))
+    except (server.ServerError, OSError, ValueError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def drawn_scenes(out: Path | None) -> list[dict[str, Any]]:
+def drawn_scenes(out: Path) -> list[dict[str, Any]]:
     """One speaker, and a dialogue of two."""
     boxes = json.loads((SAMPLES / "two_faces.json").read_text(encoding="utf-8"))["boxes"]
     one = {"title": "one speaker", "graph": "demo_one_speaker", "files": [SAMPLES / "face.png", SAMPLES / "voice_1.wav"]}
@@ -66,22 +97,14 @@ def drawn_scenes(out: Path | None) -> list[dict[str, Any]]:
         "graph": "demo_two_speakers",
         "files": [SAMPLES / "two_faces.png", *sorted(SAMPLES.glob("voice_*.wav"))[:2]],
     }
-    where = out or Path("multitalk-demo.mp4")
-    one |= {"boxes": [json.loads((SAMPLES / "face.json").read_text(encoding="utf-8"))["boxes"][0]], "out": where}
-    two |= {"boxes": boxes, "out": where.with_stem(where.stem + "-dialogue")}
+    one |= {"boxes": [json.loads((SAMPLES / "face.json").read_text(encoding="utf-8"))["boxes"][0]], "out": out}
+    two |= {"boxes": boxes, "out": out.with_stem(out.stem + "-dialogue")}
     return [one, two]
 
 
 def own_scene(options: argparse.Namespace) -> dict[str, Any]:
     print(CRUDE)
-    boxes = [[float(edge) for edge in box.split(",")] for box in options.box]
-    return {
-        "title": "your picture",
-        "graph": None,
-        "files": [options.image, *options.audio],
-        "boxes": boxes,
-        "out": options.out or Path("multitalk-demo.mp4"),
-    }
+    return {"title": "your picture", "graph": None, "files": [options.image, *options.audio], "boxes": options.box, "out": options.out}
 
 
 def make(server: Any, scene: dict[str, Any]) -> Path:
@@ -107,26 +130,39 @@ def own_graph(picture: str, voices: list[str], scene: dict[str, Any]) -> dict[st
     graph = json.loads((ROOT / "workflows" / "api" / "demo_one_speaker.json").read_text(encoding="utf-8"))
     by_class = {node["class_type"]: number for number, node in graph.items()}
     width, height = fitted_size(scene["files"][0], scene["boxes"])
+    print(
+        f"   made at {width}×{height} pixels" + ("" if scene["boxes"] else "; with --box the face gets the size that the demo model knows")
+    )
     graph[by_class["LoadImage"]]["inputs"]["image"] = picture
     graph[by_class["MultiTalkConditioning"]]["inputs"] |= {"width": width, "height": height}
     loader, speaker, embeds = (by_class[name] for name in ("MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"))
+    turn = 0.0 if len(voices) == 1 else CLIP_FRAMES // len(voices) / FPS
+    if turn:
+        print(f"   each of the {len(voices)} voices gets a turn of {turn} s")
     for index, voice in enumerate(voices):
         audio_number, speaker_number = (loader, speaker) if index == 0 else (f"audio_{index}", f"speaker_{index}")
-        box = ", ".join(str(edge) for edge in scene["boxes"][index]) if index < len(scene["boxes"]) else ""
-        graph[audio_number] = {"class_type": "MultiTalkLoadAudio", "inputs": {**graph[loader]["inputs"], "audio": voice}}
-        inputs = {**graph[speaker]["inputs"], "audio": [audio_number, 0], "box": box if len(voices) > 1 else ""}
-        graph[speaker_number] = {"class_type": "MultiTalkSpeaker", "inputs": inputs}
+        box = ", ".join(str(edge) for edge in scene["boxes"][index]) if scene["boxes"] and len(voices) > 1 else ""
+        audio = {**graph[loader]["inputs"], "audio": voice, "duration": turn}
+        graph[audio_number] = {"class_type": "MultiTalkLoadAudio", "inputs": audio}
+        graph[speaker_number] = {
+            "class_type": "MultiTalkSpeaker",
+            "inputs": {**graph[speaker]["inputs"], "audio": [audio_number, 0], "box": box},
+        }
         graph[embeds]["inputs"][f"speakers.speaker_{index}"] = [speaker_number, 0]
-    scene["size"] = (width, height)
     return graph
+
+
+def picture_size(picture: Path) -> tuple[int, int]:
+    """Width and height as ComfyUI loads the picture: turned as its camera says."""
+    from PIL import Image, ImageOps
+
+    with Image.open(picture) as image:
+        return ImageOps.exif_transpose(image).size
 
 
 def fitted_size(picture: Path, boxes: list[list[float]]) -> tuple[int, int]:
     """Width and height in multiples of 16 at which the faces are as large as those that the demo model knows."""
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        width, height = image.size
+    width, height = picture_size(picture)
     scale = SHORT_SIDE / min(width, height)
     if boxes:
         scale = FACE_HEIGHT * len(boxes) / sum(box[3] - box[1] for box in boxes)
@@ -134,21 +170,27 @@ def fitted_size(picture: Path, boxes: list[list[float]]) -> tuple[int, int]:
     return tuple(max(32, round(side * scale / 16) * 16) for side in (width, height))
 
 
-def measure(video: Path, scene: dict[str, Any]) -> None:
-    """Print how well each mouth follows each voice, from the finished MP4, the face boxes and the voices' turns."""
-    pack = load("multitalk_tools_pack", ROOT / "tools" / "pack.py")
-    pack.register_pack()
+def measure(video: Path, scene: dict[str, Any]) -> list[str]:
+    """How well each mouth follows each voice, from the finished MP4, the face boxes and the lengths of the voices' turns."""
+    if not scene["boxes"]:
+        return ["lip-sync not measured: say where each face is with --box X0,Y0,X1,Y1"]
+    lines = []
+    for number, row in enumerate(correlations(video, scene), start=1):
+        values = [f"voice {i}: {value:5.2f}" for i, value in enumerate(row, start=1)]
+        lines.append(f"correlation of mouth {number} with " + ", ".join(values))
+    return lines
+
+
+def correlations(video: Path, scene: dict[str, Any]) -> list[list[float]]:
+    """A row for every mouth, a column for every voice."""
+    load("multitalk_tools_pack", ROOT / "tools" / "pack.py").register_pack()
     import torch
 
     from multitalk_nodes.multitalk_core import sync
     from multitalk_nodes.multitalk_core.audio import mono_16k
     from multitalk_nodes.multitalk_core.audio_files import read_sound
 
-    if not scene["boxes"]:
-        print("   lip-sync not measured: say where each face is with --box X0,Y0,X1,Y1")
-        return
     frames = read_frames(video)
-    boxes = [in_the_video(box, scene, frames.shape) for box in scene["boxes"]]
     sound = mono_16k(*read_sound(video))
     begin = 0
     voices = []
@@ -158,18 +200,13 @@ def measure(video: Path, scene: dict[str, Any]) -> None:
         turn[begin : begin + length] = sound[begin : begin + length]
         voices.append(sync.voice_energy(turn, len(frames)))
         begin += length
-    for number, box in enumerate(boxes, start=1):
-        opening = sync.mouth_opening(frames, box)
-        values = [f"voice {i}: {sync.pearson(opening, voice):5.2f}" for i, voice in enumerate(voices, start=1)]
-        print(f"   correlation of mouth {number} with " + ", ".join(values))
+    mouths = [sync.mouth_opening(frames, in_the_video(box, scene, frames.shape)) for box in scene["boxes"]]
+    return [[sync.pearson(mouth, voice) for voice in voices] for mouth in mouths]
 
 
 def in_the_video(box: list[float], scene: dict[str, Any], shape: Any) -> tuple[float, ...]:
     """A box of the picture where the video shows it: scaled to cover and cropped in the middle."""
-    from PIL import Image
-
-    with Image.open(scene["files"][0]) as image:
-        width, height = image.size
+    width, height = picture_size(scene["files"][0])
     scale = max(shape[1] / height, shape[2] / width)
     left, top = (width * scale - shape[2]) / 2, (height * scale - shape[1]) / 2
     return tuple(edge * scale - offset for edge, offset in zip(box, (left, top, left, top), strict=True))

@@ -51,7 +51,7 @@ MUTANTS = (
     Mutant(f"{CORE}/model.py", "looks.float().mean(dim=1)", "looks.float().amax(dim=1)", "04"),
     Mutant(f"{CORE}/model.py", "even * cos - odd * sin", "even * cos + odd * sin", "04"),
     Mutant(f"{CORE}/model.py", "later[:, :, 1:-1, centre]", "later[:, :, 1:-1, centre + 1]", "03"),
-    Mutant(f"{CORE}/model.py", "torch.zeros_like(windows[-1:])", "torch.zeros_like(windows)", "05"),
+    Mutant(f"{CORE}/model.py", "torch.zeros_like(windows[-1:])", "torch.zeros_like(windows)", "06"),
     Mutant(f"{CORE}/guidance.py", '+ audio_scale * (pred["drop_text"]', '- audio_scale * (pred["drop_text"]', "06"),
     Mutant(f"{CORE}/guidance.py", "difference + self.settings.momentum", "difference - self.settings.momentum", "06"),
     Mutant(f"{CORE}/guidance.py", "(precise - parallel", "(precise + parallel", "06"),

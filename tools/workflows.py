@@ -48,7 +48,8 @@ NEXT = """
 3.24 s long; what the voices say after that is cut.
 
 The demo model only knows drawn faces. For photographs, put *Load Diffusion Model* (WAN 2.1 image-to-video), *MultiTalk Model Loader*, \
-*Load VAE*, *MultiTalk Wav2Vec2 Loader* and two prompts in its place, and *MultiTalk Image Size* before *MultiTalk Conditioning*.
+*Load VAE*, *MultiTalk Wav2Vec2 Loader*, *Load CLIP* with two *CLIP Text Encode* and *Load CLIP Vision* in its place, and \
+*MultiTalk Image Size* before *MultiTalk Conditioning*. Then set text_scale 5, audio_scale 4, 40 steps, shift 7 and colour 1.
 
 Every node has a help page: select it and press the **i** above it."""
 FILES = "They are in **ComfyUI/custom_nodes/multitalk-nodes/demo/samples**."

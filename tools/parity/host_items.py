@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -229,6 +230,8 @@ class RecordedBackend(ComfyBackend):
     def recorded_motion_noise(self, shape: torch.Size, sigma: float, seed: int) -> Tensor:
         """motion_noise_initial at the first level, then the noise that was drawn after the step that led to this level."""
         tensors = self.clips[self._index(seed)]["tensors"]
+        if not tensors["motion_noise_initial"]:
+            return torch.zeros(shape)  # the recorded run drew none, so asking for some must show
         step = int((self.sigmas - sigma).abs().argmin())
         noise = self.goldens[tensors["motion_noise_initial"]] if step == 0 else self.goldens[tensors["motion_noise_step"]][step - 1]
         return noise.reshape(shape)
@@ -340,7 +343,9 @@ class _Run:
         if tensors["clip_input_px"]:
             picture = condition.clip_picture[0].movedim(-1, 0)[None, :, None] * 2 - 1
             yield self._compare(f"{label}picture for CLIP", picture, g[tensors["clip_input_px"]], {"max_abs": 1e-6})
-        if tensors["motion_latent"]:
+        if tensors["motion_latent"] and condition.motion is None:
+            yield Check(self.number, f"{self.name}: {label}motion latent", math.inf, 0.0, "none is held")
+        elif tensors["motion_latent"]:
             motion = self.latents.to_model(condition.motion.latent)[0]
             yield self._compare(
                 f"{label}motion latent", motion, g[tensors["motion_latent"]], {"max_abs": self.bound["latent_final"]["max_abs"]}
