@@ -12,7 +12,8 @@ import comfy.model_patcher
 import comfy.utils
 from torch import Tensor
 
-from ..multitalk_core.wav2vec import Embeds, EncoderError, Progress, Wav2Vec2, build_encoder, read_encoder
+from ..multitalk_core.wav2vec import Embeds, EncoderError, Progress, Wav2Vec2
+from ..multitalk_core.wav2vec_files import build_encoder, read_encoder
 
 
 @dataclass(frozen=True)

@@ -331,7 +331,7 @@ def test_cores_audio_encoder_is_read_in_the_published_way(tiny, stable):
     from comfy.audio_encoders.wav2vec2 import Wav2Vec2Model
 
     from multitalk_nodes.comfy_bridge.encoder import as_encoder
-    from multitalk_nodes.multitalk_core.wav2vec import EncoderFiles, build_encoder, infer_config
+    from multitalk_nodes.multitalk_core.wav2vec_files import EncoderFiles, build_encoder, infer_config
 
     core = Wav2Vec2Model(
         embed_dim=64, num_heads=2, num_layers=3, conv_norm=stable, conv_bias=stable, do_normalize=stable, do_stable_layer_norm=stable,

@@ -80,6 +80,12 @@ def test_audio_longer_than_the_clip_is_cut_with_it_and_said(server, inputs):
     assert "the rest of the audio is cut" in server.log_tail(50)
 
 
+def test_three_seconds_of_audio_cut_a_clip_of_81_frames_to_75(server, inputs):
+    video = video_of(server, Graph(frames=81).set("audio_1", duration=3.0))
+    assert video.count == 75
+    assert abs(video.seconds - 3) < 0.07
+
+
 @pytest.mark.parametrize(("asked", "frames"), [(1, 1), (6, 9), (9, 9)])
 def test_frame_counts_are_rounded_up_to_4n_plus_1(server, inputs, asked, frames):
     assert video_of(server, Graph(frames=asked)).count == frames

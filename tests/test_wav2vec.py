@@ -18,17 +18,14 @@ from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE, AudioError
 from multitalk_nodes.multitalk_core.wav2vec import (
     AudioEncoder,
     EncoderError,
-    EncoderFiles,
     StreamedEmbeds,
     Wav2Vec2,
     _ConvFeatures,
     at_video_rate,
-    build_encoder,
     embed_frames,
-    infer_config,
     normalise_samples,
-    read_encoder,
 )
+from multitalk_nodes.multitalk_core.wav2vec_files import EncoderFiles, build_encoder, infer_config, read_encoder
 
 transformers = pytest.importorskip("transformers")
 

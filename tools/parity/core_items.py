@@ -16,7 +16,8 @@ from ...multitalk_core.model import audio_positions, dominant_class, reference_a
 from ...multitalk_core.sizes import BUCKETS, bucket, clip_input, fit_mask, fit_picture, fitted
 from ...multitalk_core.speakers import Box, Speaker, ref_target_masks, source_masks, token_masks
 from ...multitalk_core.voices import encode_voices
-from ...multitalk_core.wav2vec import EncoderFiles, Wav2Vec2, at_video_rate, build_encoder, embed_frames, normalise_samples
+from ...multitalk_core.wav2vec import Wav2Vec2, at_video_rate, embed_frames, normalise_samples
+from ...multitalk_core.wav2vec_files import EncoderFiles, build_encoder
 from ...multitalk_core.windows import audio_windows, plan_clips, reflect, window_indices
 from .goldens import Check, Goldens, compare
 
