@@ -63,6 +63,18 @@ def demo(options: argparse.Namespace) -> int:
     return made.run([str(environment.ROOT / "tools" / "demo.py"), *options.more], folder=Path.cwd())
 
 
+def train_demo(options: argparse.Namespace) -> int:
+    """train the demo's model, from nothing to its four files (hours on a CPU; goes on where it was broken off)"""
+    made = environment.prepare()
+    return made.run([str(environment.ROOT / "demo" / "train" / "run.py"), *options.more], folder=Path.cwd())
+
+
+def eval_demo(options: argparse.Namespace) -> int:
+    """measure the demo's model on faces and voices that it never met"""
+    made = environment.prepare()
+    return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
+
+
 def mutants(options: argparse.Namespace) -> int:
     """change one sign, index or range at a time and see that parity notices (minutes)"""
     made = environment.prepare()
@@ -80,6 +92,8 @@ ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environme
 # a command is a function and a row: its options, and whether it takes arguments that it does not know
 COMMANDS = (
     (demo, {}, True),
+    (eval_demo, {}, True),
+    (train_demo, {}, True),
     (test, {}, True),
     (parity, PARITY_OPTIONS, False),
     (mutants, {}, False),
@@ -92,7 +106,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for function, flags, takes_more in COMMANDS:
-        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__, add_help=not takes_more)
+        name = function.__name__.replace("_", "-")
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__, add_help=not takes_more)
         command.set_defaults(function=function, takes_more=takes_more)
         for flag, settings in flags.items():
             command.add_argument(flag, **settings)

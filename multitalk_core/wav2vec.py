@@ -132,6 +132,10 @@ class Wav2Vec2(nn.Module):
 
     @torch.inference_mode()
     def encode_in_one(self, voice: Tensor) -> Tensor:
+        """`forward`, without what gradients need."""
+        return self(voice)
+
+    def forward(self, voice: Tensor) -> Tensor:
         """The published single pass: [N] → [F, L, D]."""
         frames = embed_frames(voice.shape[0])
         voice = _at_least_one_frame(voice)

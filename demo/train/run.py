@@ -1,0 +1,149 @@
+"""`python dev.py train-demo`: from nothing to the demo's four files, in stages that can each be broken off and gone on with.
+
+Run in the development environment; ComfyUI's and the pack's own code computes every forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("speech", "wav2vec2", "encoder", "clips", "decoder", "dit", "files")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything there is."""
+
+    utterances: int
+    wav2vec2_steps: int
+    joint_steps: int
+    decoder_steps: int
+    clip_groups: int
+    dit_steps: int
+
+
+PLANS = {
+    "full": Plan(1600, 1500, 2900, 9000, 900, 16000),
+    "smoke": Plan(16, 3, 3, 3, 6, 3),  # only shows that everything runs
+}
+SECONDS = 8.0  # of an utterance
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py train-demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=ROOT / ".train", help="checkpoints and clips (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo" / "weights", help="where the four files go (default: %(default)s)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="only these (default: all, in this order)")
+    parser.add_argument("--plan", choices=PLANS, default="full", help="how much training: smoke only shows that everything runs")
+    parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that make clips (default: %(default)s)")
+    parser.add_argument("--share", type=int, nargs=2, metavar=("I", "N"), help=argparse.SUPPRESS)  # of a process that makes clips
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    sys.argv[1:] = []  # ComfyUI reads the same command line
+    start()
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    options.work.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    began = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"[{(time.monotonic() - began) / 60:6.1f} min] {line}", flush=True)
+
+    for stage in options.stages:
+        report(f"{stage}, on {device}")
+        globals()[f"stage_{stage}"](options, PLANS[options.plan], device, report)
+    return 0
+
+
+def start() -> None:
+    """Makes the pack and ComfyUI importable; the repository's folder itself must not be on sys.path."""
+    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+    pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    pack.register_pack()
+    pack.start_comfy()
+    from comfy.cli_args import args
+
+    args.use_pytorch_cross_attention = True  # of ComfyUI's attentions, the one with a fast gradient
+
+
+def stage_speech(options, plan, device, report):
+    """Sentences of many voices, and others of voices, words and languages that are never trained on."""
+    for split in ("train", "held_out"):
+        voices(options, plan, split)
+
+
+def voices(options, plan, split):
+    from multitalk_nodes.demo.train.speech import corpus
+
+    count, seed = (plan.utterances, 10) if split == "train" else (min(64, plan.utterances), 11)
+    return corpus(options.work, split, count, SECONDS, seed)
+
+
+def stage_wav2vec2(options, plan, device, report):
+    from multitalk_nodes.demo.train.train_encoder import train_encoder
+
+    return train_encoder(options.work, report, voices(options, plan, "train"), voices(options, plan, "held_out"), plan.wav2vec2_steps)
+
+
+def stage_encoder(options, plan, device, report):
+    from multitalk_nodes.demo.train.train_vae import frozen_encoder
+
+    return frozen_encoder(options.work, report, plan.joint_steps, device)
+
+
+def stage_clips(options, plan, device, report):
+    """In processes of one thread each."""
+    if options.share is None and options.jobs > 1:
+        again = [sys.executable, __file__, "--work", str(options.work), "--plan", options.plan, "--device", "cpu", "--stages", "clips"]
+        shares = [[*again, "--share", str(i), str(options.jobs)] for i in range(options.jobs)]
+        running = [subprocess.Popen(share, env=os.environ | {"OMP_NUM_THREADS": "1"}) for share in shares]
+        if any([process.wait() for process in running]):
+            raise SystemExit("train-demo: a process that makes clips failed; its message is above")
+        return
+    import torch
+
+    from multitalk_nodes.demo.train.clips import make_groups
+
+    cpu = torch.device("cpu")
+    encoder = stage_wav2vec2(options, plan, cpu, report)
+    vae = stage_encoder(options, plan, cpu, report)
+    share = tuple(options.share or (0, 1))
+    make_groups(options.work / "clips", report, vae, encoder, voices(options, plan, "train"), plan.clip_groups, share)
+
+
+def stage_decoder(options, plan, device, report):
+    from multitalk_nodes.demo.train.train_vae import train_vae
+
+    return train_vae(options.work, report, plan.joint_steps, plan.decoder_steps, device)
+
+
+def stage_dit(options, plan, device, report):
+    from multitalk_nodes.demo.train.train_dit import train_dit
+
+    return train_dit(options.work, options.work / "clips", report, plan.dit_steps, device)
+
+
+def stage_files(options, plan, device, report):
+    from multitalk_nodes.demo.train.files import write_files
+
+    parts = [stage(options, plan, device, report) for stage in (stage_dit, stage_decoder, stage_wav2vec2)]
+    write_files(options.out, *parts, plan)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The demo's training: what is computed instead of learned, what must equal the product, and that a run can be broken off."""
+
+import numpy as np
+import pytest
+import torch
+
+from multitalk_nodes.demo.train.muon import Muon, orthogonal
+from multitalk_nodes.demo.train.stage import Stage, cosine
+
+RANDOM = 7
+
+
+def quiet(line: str) -> None:
+    """A report that nobody reads."""
+
+
+class Halt(Exception):
+    """The machine goes off."""
+
+
+def fit(file, steps, stop=None) -> torch.nn.Linear:
+    """A small regression, broken off before `stop`."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    stage = Stage(file, steps, {"model": model, "adam": torch.optim.Adam(model.parameters(), lr=0.1)}, quiet)
+    stage.seconds_between_saves = 0.0
+    for step in stage:
+        if step == stop:
+            raise Halt
+        x = torch.from_numpy(stage.random(step).normal(size=(8, 3))).float() + 0.01 * torch.randn(8, 3)
+        stage.optimise((model(x) - x.sum(dim=1, keepdim=True)).square().mean(), step)
+    return model
+
+
+def test_a_run_that_was_broken_off_goes_on_to_the_same_weights(tmp_path):
+    whole = fit(tmp_path / "whole.pt", 12)
+    with pytest.raises(Halt):
+        fit(tmp_path / "parts.pt", 12, stop=7)
+    again = fit(tmp_path / "parts.pt", 12)
+    assert torch.equal(whole.weight, again.weight) and torch.equal(whole.bias, again.bias)
+    assert torch.equal(fit(tmp_path / "parts.pt", 12).weight, whole.weight)  # nothing is left to do
+
+
+def test_learning_rates_rise_and_fall():
+    rates = [cosine(step, 1000) for step in range(1000)]
+    assert rates[0] < 0.05 and max(rates) > 0.98 and rates[-1] < 0.02
+    assert np.argmax(rates) == pytest.approx(40, abs=2)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (2, 6, 20), (3, 20, 6)])
+def test_muon_makes_updates_nearly_orthogonal(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(RANDOM))
+    singular = torch.linalg.svdvals(orthogonal(matrices))
+    assert singular.min() > 0.3 and singular.max() < 1.3
+
+
+def test_muon_fits_a_convolution():
+    torch.manual_seed(0)
+    wanted, made = torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(4, 8, 3)
+    optimiser = Muon([made.weight], lr=0.02)
+    x = torch.randn(4, 4, 10, 10)
+    errors = []
+    for _ in range(60):
+        error = (made(x) - wanted(x) + (wanted.bias - made.bias).detach()[None, :, None, None]).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.1 * errors[0]
+
+
+@pytest.fixture(scope="module")
+def computed(comfy):
+    """A VAE with the computed encoder, and the examples that it was computed from."""
+    from multitalk_nodes.demo.train import train_vae
+    from multitalk_nodes.demo.train.vae import compute_encoder, empty_vae
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_vae, "EXAMPLES", 18)
+        videos, weights = train_vae.example_videos(seed=0)
+    torch.manual_seed(0)
+    vae = empty_vae()
+    compute_encoder(vae, videos, weights)
+    return vae, videos, weights
+
+
+def test_the_computed_encoder_keeps_what_sixteen_components_can(computed):
+    from multitalk_nodes.demo.train.vae import to_latent
+
+    vae, videos, _ = computed
+    with torch.no_grad():
+        latent = to_latent(vae.encode(videos))
+    stacked = latent.permute(0, 2, 3, 4, 1).flatten(end_dim=-2)
+    pictures = torch.nn.functional.pixel_unshuffle(videos[:, :, 0], 8).permute(0, 2, 3, 1).flatten(end_dim=-2)
+    first = latent[:, :, 0].permute(0, 2, 3, 1).flatten(end_dim=-2)
+    rows = torch.cat([first, torch.ones_like(first[:, :1])], dim=1)
+    left = pictures - rows @ torch.linalg.lstsq(rows, pictures).solution
+    assert left.square().mean() < 0.1 * pictures.var(dim=0).mean()
+    assert stacked.std(dim=0)[:11].min() > 0.5 and stacked.std(dim=0)[:11].max() < 1.6
+
+
+def test_the_light_encoder_gives_the_same_latents(computed):
+    from multitalk_nodes.demo.train.vae import without_zero_branches
+
+    vae, videos, _ = computed
+    with torch.no_grad():
+        assert torch.equal(without_zero_branches(vae).encode(videos[:4]), vae.encode(videos[:4]))
+
+
+def test_standardised_latents_decode_to_the_same_video(computed):
+    from multitalk_nodes.demo.train.train_vae import standardise
+    from multitalk_nodes.demo.train.vae import to_latent, without_zero_branches
+
+    vae, videos, weights = computed
+    light = without_zero_branches(vae)
+    with torch.no_grad():
+        before = light.decode(light.encode(videos[:2]))
+        moved = light.encoder.head[2]
+        moved.bias.add_(0.3)
+        moved.weight.mul_(1.7)
+        shifted = light.decode(light.encode(videos[:2]))
+        assert not torch.allclose(before, shifted, atol=1e-2)
+        standardise(light, videos, weights)
+        latent = to_latent(light.encode(videos))
+        assert latent.mean(dim=(0, 2, 3, 4)).abs().max() < 1e-2
+        torch.testing.assert_close(light.decode(light.encode(videos[:2])), shifted, atol=2e-3, rtol=0)
+
+
+def test_long_grey_needs_no_encoding(computed):
+    from multitalk_nodes.demo.train.clips import encode, known_latents
+    from multitalk_nodes.demo.train.vae import without_zero_branches
+    from multitalk_nodes.multitalk_core.generate import GREY
+
+    vae = without_zero_branches(computed[0])
+    with torch.no_grad():
+        torch.nn.init.normal_(vae.encoder.head[2].weight, std=0.05)  # all taps, as after training
+        picture = computed[1][:2, :, :1].permute(0, 2, 3, 4, 1) / 2 + 0.5
+        whole = encode(vae, torch.cat([picture, torch.full((2, 40, *picture.shape[2:]), GREY)], dim=1))
+        torch.testing.assert_close(known_latents(vae, picture, 41), whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_training_sees_the_velocity_that_the_product_computes(comfy, speakers):
+    """The same forward as under ComfyUI's own apply_model, through which the sampler goes."""
+    import comfy.model_management
+
+    from multitalk_nodes.comfy_bridge.patches import AUDIO, patch_model
+    from multitalk_nodes.demo.train import dit
+
+    try:
+        torch.manual_seed(RANDOM)
+        talker = dit.build()
+        noisy, known = torch.randn(2, 1, 16, 3, 8, 8)
+        mask = torch.zeros(1, 4, 3, 8, 8)
+        mask[:, :, :1] = 1
+        masks = None
+        if speakers == 2:
+            masks = torch.zeros(3, 4, 4)
+            masks[0, :, :2] = masks[1, :, 2:] = masks[2, 0] = 1
+            masks = masks.flatten(1)
+        with torch.no_grad():
+            tokens = talker.tokens(torch.randn(1, speakers, 9, 5, 4, 32), heard=True)
+            made = talker.velocity(noisy, known, mask, torch.tensor([0.6]), tokens, masks)
+            patched = patch_model(talker.model, talker.weights, masks)
+            options = {**patched.model_options["transformer_options"], "cond_or_uncond": [0], "wrappers": patched.wrappers}
+            comfy.model_management.in_training = False
+            denoised = talker.model.model.apply_model(
+                noisy,
+                torch.tensor([0.6]),
+                c_concat=torch.cat([mask, known], dim=1),
+                c_crossattn=torch.zeros(1, 512, dit.TEXT_DIM),
+                transformer_options=options,
+                **{AUDIO: tokens},
+            )
+        torch.testing.assert_close((noisy - denoised) / 0.6, made, atol=2e-4, rtol=1e-4)
+    finally:
+        comfy.model_management.in_training = False
+
+
+def test_every_trained_weight_gets_a_gradient_from_two_speakers(comfy):
+    import comfy.model_management
+
+    from multitalk_nodes.demo.train import dit
+    from multitalk_nodes.demo.train.clips import Group
+    from multitalk_nodes.demo.train.train_dit import _loss
+
+    try:
+        torch.manual_seed(RANDOM)
+        talker = dit.build()
+        for parameter in talker.trained().values():
+            parameter.requires_grad_(True)
+        latents = torch.randn(2, 16, 9, 8, 16)
+        masks = torch.zeros(3, 4, 8)
+        masks[0, 1:3, 1:3] = masks[1, 1:3, 5:7] = 1
+        masks[2] = 1 - masks[:2].sum(dim=0)
+        known = dict.fromkeys(("frame", "motion_9", "motion_25", "reference"), latents)
+        group = Group(latents, known, torch.randn(2, 2, 33, 5, 4, 32), torch.ones(2, 1, 1, 8, 16), masks.flatten(1))
+        for seed in range(4):
+            _loss(talker, group, np.random.default_rng(seed))[0].backward()
+        without = [name for name, p in talker.trained().items() if p.grad is None or not p.grad.any()]
+        assert not without
+    finally:
+        comfy.model_management.in_training = False
