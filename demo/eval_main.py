@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder for the videos (default: they are removed)")
     parser.add_argument("--markdown", type=Path, help="write the tables here too")
     parser.add_argument("--json", type=Path, help="write all figures here too")
+    parser.add_argument("--record", action="store_true", help="write the bounded figures into the metadata of the weight files")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet here, PNG or JPG")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -70,6 +71,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for folder in (options.weights, options.recordings):
         if folder and not folder.is_dir():
             parser.error(f"'{folder}' is not a folder")
+    if options.record and (options.quick or options.shuffle_audio):
+        parser.error("--record keeps what the whole evaluation says about the weights, not --quick or --shuffle-audio")
     return options
 
 
@@ -97,6 +100,7 @@ def evaluate(options: argparse.Namespace, videos: Path) -> int:
     """Everything that is asked for: measure, print, write. 1 if a bound is missed."""
     from multitalk_nodes.demo import report
     from multitalk_nodes.demo.eval_sheet import sheet_of
+    from multitalk_nodes.demo.metadata import add_metrics
 
     scope = scope_of(options)
     about = about_run(options, scope)
@@ -108,6 +112,8 @@ def evaluate(options: argparse.Namespace, videos: Path) -> int:
         write(options.markdown, "\n\n".join(map(report.as_markdown, tables)) + "\n")
     if options.json:
         write(options.json, json.dumps({**about, **surroundings(), "figures": report.as_json(found, bounds)}, indent=1) + "\n")
+    if options.record:
+        add_metrics(options.weights, {"date": surroundings()["date"], "seed": scope.seed} | report.recorded(found, bounds))
     missed = report.missed(found, bounds)
     print("\n" + "\n".join([f"MISSED {sentence}" for sentence in missed] or ["all bounds of the rows measured are reached"]))
     if options.sheet:
@@ -172,10 +178,12 @@ def counts_of(options: argparse.Namespace, scope: Any) -> dict[str, int]:
 
 def about_run(options: argparse.Namespace, scope: Any) -> dict[str, Any]:
     """What records depend on: those of one file must have it in common."""
+    from multitalk_nodes.demo.metadata import tensors_hash
+
     weights = sorted(options.weights.glob("*.safetensors"))
     code = b"".join((ROOT / file).read_bytes() for file in DRAWN_AND_MEASURED_BY)
     return {
-        "weights": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in weights},
+        "weights": {file.name: tensors_hash(file) for file in weights},
         "code": hashlib.sha256(code).hexdigest()[:16],
         "shuffled_audio": options.shuffle_audio,
         "seed": scope.seed,

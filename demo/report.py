@@ -272,6 +272,14 @@ def as_json(found: Sequence[Figure], bounds: Sequence[Bound]) -> list[dict[str, 
     return lines
 
 
+def recorded(found: Sequence[Figure], bounds: Sequence[Bound]) -> dict[str, str]:
+    """Every bounded figure with its interval, in words: what a weight file says about itself."""
+    return {
+        f"{title(figure.row)}: {figure.name}": f"{figure} ({figure.interval}, {figure.clips} clips)"
+        for figure, _ in _bounded(found, bounds)
+    }
+
+
 def _bounded(found: Sequence[Figure], bounds: Sequence[Bound]) -> list[tuple[Figure, Bound]]:
     by_name = {(figure.row, figure.name): figure for figure in found}
     return [(by_name[bound.row, bound.name], bound) for bound in bounds if (bound.row, bound.name) in by_name]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from multitalk_nodes.demo import eval_main, eval_workers, report
 from multitalk_nodes.demo.eval_cases import (
@@ -30,6 +32,7 @@ from multitalk_nodes.demo.eval_cases import (
 )
 from multitalk_nodes.demo.eval_files import read_video, truth_file, video_file, video_parts, write_video
 from multitalk_nodes.demo.faces import Acting
+from multitalk_nodes.demo.metadata import METRICS, add_metrics, tensors_hash
 from multitalk_nodes.multitalk_core.sync import pearson, voice_energy
 
 pytest.importorskip("espeakng_loader", reason="needs espeak-ng: pip install espeakng-loader")
@@ -454,6 +457,18 @@ def command(*arguments):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     program = [sys.executable, str(ROOT / "demo" / "eval_main.py"), "--quick", *arguments]
     return subprocess.run(program, capture_output=True, text=True, env=environment, timeout=60 * 2 * QUICK_MINUTES)
+
+
+def test_metrics_are_added_to_what_a_file_says_and_its_tensors_stay(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file({"a": torch.arange(3).half(), "b": torch.ones(2, 2)}, file, {"license": "Apache-2.0"})
+    before = tensors_hash(file)
+    add_metrics(tmp_path, {"one speaker: own voice, mean": "0.950 (0.940 … 0.960, 64 clips)"})
+    add_metrics(tmp_path, {"one speaker: own voice, mean": "0.951 (0.941 … 0.961, 64 clips)"})
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["license"] == "Apache-2.0" and "0.951 (0.941" in json.loads(metadata[METRICS])["one speaker: own voice, mean"]
+    assert tensors_hash(file) == before and [*tmp_path.iterdir()] == [file]
 
 
 @pytest.mark.slow

@@ -21,11 +21,10 @@ from .dit import Talker, configuration
 from .train_encoder import configuration as encoder_configuration
 
 COMMON = {"format": "pt", "license": "Apache-2.0"}
-METRICS = "metrics"
 
 
 def write_files(folder: Path, talker: Talker, vae: wan.WanVAE, encoder: Wav2Vec2, plan: Any) -> None:
-    """Replace the four files; their metrics are written by `add_metrics`, once they were measured."""
+    """Replace the four files; `eval-demo --record` adds what it measured to their metadata."""
     folder.mkdir(parents=True, exist_ok=True)
     common = COMMON | {"commit": _commit(), "training": json.dumps(asdict(plan) | {"seeds": "1 to 4, 10, 11"})}
     encoder_config = encoder_configuration().to_diff_dict() | {"model_type": "wav2vec2", "do_normalize": True}
