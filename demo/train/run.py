@@ -31,7 +31,7 @@ class Plan:
 
 
 PLANS = {
-    "full": Plan(1600, 1500, 2900, 5000, 900, 9000),
+    "full": Plan(1600, 1500, 2900, 5000, 900, 10500),
     "smoke": Plan(16, 3, 3, 3, 6, 3),  # only shows that everything runs
 }
 SECONDS = 8.0  # of an utterance

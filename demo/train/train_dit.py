@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ...multitalk_core.schedule import sigmas
 from ...multitalk_core.windows import FRAMES_PER_LATENT
 from .clips import Group
 from .dit import MASK, Talker, build
@@ -25,9 +27,12 @@ AVERAGE = 0.998
 SHIFT, LOWEST = 3.0, 0.02  # of σ
 DEAF = 0.1  # share of steps with null audio, for guidance
 LENGTHS = ((3, 0.15), (5, 0.30), (9, 0.27), (13, 0.12), (21, 0.16))  # latents of a step, share; attention costs their square
-OWN = 0.3  # share of degraded beginnings that the model made itself
 TOKENS = 2000  # of a step, about: of long or large clips a step has fewer
-CLEAN = 0.25  # share of beginnings that are not degraded
+# what became of a beginning, and its share: nothing; it went through the VAE; the model guessed it; it is the end of several clips
+FATES = (("clean", 0.15), ("decoded", 0.25), ("guessed", 0.10), ("aged", 0.50))
+AGES, AGING_STEPS = 3, 3  # clips of its own that a beginning comes after, at most; steps of sampling each
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # of noisy latents at σ [B]
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,11 @@ class Beginning:
 
 # first and later clips by the rules of both families, MultiTalk's with its published and a shorter overlap; and their shares
 BEGINNINGS = (
-    (Beginning("frame", 1, 0, noised=True), 0.40),
-    (Beginning("frame", 1, 1, noised=False), 0.18),
-    (Beginning("motion_25", 7, 7, noised=True), 0.16),
-    (Beginning("motion_9", 3, 3, noised=True), 0.08),
-    (Beginning("reference", 1, 3, noised=False), 0.18),
+    (Beginning("frame", 1, 0, noised=True), 0.34),
+    (Beginning("frame", 1, 1, noised=False), 0.14),
+    (Beginning("motion_25", 7, 7, noised=True), 0.26),
+    (Beginning("motion_9", 3, 3, noised=True), 0.10),
+    (Beginning("reference", 1, 3, noised=False), 0.16),
 )
 
 
@@ -98,19 +103,25 @@ def _loss(talker: Talker, group: Group, random: np.random.Generator) -> tuple[Te
     sigma = (SHIFT * sigma / (1 + (SHIFT - 1) * sigma)).clamp(min=LOWEST)
     level = sigma.view(-1, 1, 1, 1, 1)
 
-    def velocity(noisy: Tensor) -> Tensor:
+    def velocity(noisy: Tensor, sigma: Tensor) -> Tensor:
         with torch.autocast(clean.device.type, torch.bfloat16):
             return talker.velocity(noisy, known, mask, sigma, tokens, masks).float()
 
     noisy = (1 - level) * clean + level * noise
     held = clean[:, :, : beginning.held]
-    if beginning.held > 1 and random.random() >= CLEAN:
-        held = _degraded(held, random, lambda: (noisy - level * _detached(velocity, noisy))[:, :, : beginning.held])
+    if beginning.held > 1:
+        fate = _drawn(random, FATES)
+        if fate == "decoded":
+            held = _decoded(held, random)
+        elif fate == "guessed":
+            held = (noisy - level * _detached(velocity, noisy, sigma))[:, :, : beginning.held]
+        elif fate == "aged" and beginning.noised:
+            held = _aged(velocity, clean, known, beginning.held, random)
     if beginning.known.startswith("motion"):
         known[:, :, : beginning.held] = held
     shown = (1 - level) * held + level * noise[:, :, : beginning.held] if beginning.noised else held
     noisy = torch.cat([shown, noisy[:, :, beginning.held :]], dim=2)
-    error = (velocity(noisy) - (noise - clean)).square()[:, :, beginning.held :]
+    error = (velocity(noisy, sigma) - (noise - clean)).square()[:, :, beginning.held :]
     loss = (group.weights * error).mean() / group.weights.mean()
     mouths = group.weights.expand_as(error) > 1
     name = "one" if speakers == 1 else "more"
@@ -126,17 +137,36 @@ def _drawn(random: np.random.Generator, options: list | tuple):
 
 
 @torch.no_grad()
-def _detached(velocity: Callable[[Tensor], Tensor], noisy: Tensor) -> Tensor:
-    return velocity(noisy)
+def _detached(velocity: Velocity, noisy: Tensor, sigma: Tensor) -> Tensor:
+    return velocity(noisy, sigma)
 
 
-def _degraded(held: Tensor, random: np.random.Generator, own: Callable[[], Tensor]) -> Tensor:
-    """What the end of a clip looks like after it was generated, decoded and encoded again: the model's own guess, or one of ours."""
-    if random.random() < OWN:
-        return own()
+def _decoded(held: Tensor, random: np.random.Generator) -> Tensor:
+    """About what becomes of latents that are decoded and encoded again."""
     batch, channels = held.shape[:2]
     softened = F.avg_pool3d(held, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
     held = torch.lerp(held, softened, random.uniform(0, 0.6))
     gain = 1 + 0.06 * torch.randn(batch, channels, 1, 1, 1, device=held.device)
     offset = 0.06 * torch.randn(batch, channels, 1, 1, 1, device=held.device)
     return held * gain + offset + random.uniform(0, 0.15) * torch.randn_like(held)
+
+
+@torch.no_grad()
+def _aged(velocity: Velocity, clean: Tensor, known: Tensor, count: int, random: np.random.Generator) -> Tensor:
+    """The first `count` latents as they are after some clips of the model's own: with what it got wrong in those that it made.
+
+    Faces stay where they are, so what is wrong at the end of a clip is about as wrong at the beginning of the next. The condition, of
+    which `known` holds the latents, is changed on the way.
+    """
+    levels = torch.cat([sigmas(AGING_STEPS + 1, SHIFT)[:-2], torch.zeros(1)]).to(clean)  # its last step above 0 changes nothing
+    held = clean[:, :, :count]
+    for _ in range(random.integers(1, AGES + 1)):
+        known[:, :, :count] = held
+        noise = torch.randn_like(clean)
+        made = noise.clone()
+        for level, following in pairwise(levels):
+            made[:, :, :count] = (1 - level) * held + level * noise[:, :, :count]
+            made = made + (following - level) * velocity(made, level.expand(clean.shape[0]))
+        wrong = (made - clean)[:, :, count:].mean(dim=2, keepdim=True)
+        held = clean[:, :, :count] + random.uniform(0.7, 1.3) * wrong
+    return held
