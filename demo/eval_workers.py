@@ -69,7 +69,7 @@ def measured(groups: Sequence[Group], command: Sequence[str], jobs: int) -> Iter
 
 def _start(command: Sequence[str], workers: int) -> subprocess.Popen[str]:
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}  # what the user set stays
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8")
 
 

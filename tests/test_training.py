@@ -182,7 +182,7 @@ def test_every_trained_weight_gets_a_gradient_from_two_speakers(comfy):
 
     from multitalk_nodes.demo.train import dit
     from multitalk_nodes.demo.train.clips import Group
-    from multitalk_nodes.demo.train.train_dit import _loss
+    from multitalk_nodes.demo.train.train_dit import TALKING, Practice
 
     try:
         torch.manual_seed(RANDOM)
@@ -196,8 +196,48 @@ def test_every_trained_weight_gets_a_gradient_from_two_speakers(comfy):
         known = dict.fromkeys(("frame", "motion_9", "motion_25", "reference"), latents)
         group = Group(latents, known, torch.randn(2, 2, 33, 5, 4, 32), torch.ones(2, 1, 1, 8, 16), masks.flatten(1))
         for seed in range(4):
-            _loss(talker, group, np.random.default_rng(seed))[0].backward()
+            Practice(TALKING, talker).loss(group, np.random.default_rng(seed))[0].backward()
         without = [name for name, p in talker.trained().items() if p.grad is None or not p.grad.any()]
         assert not without
     finally:
         comfy.model_management.in_training = False
+
+
+def test_a_round_trip_begins_as_the_identity_and_does_not_look_ahead(comfy):
+    from multitalk_nodes.demo.train.round_trip import RoundTrip
+
+    torch.manual_seed(RANDOM)
+    network, latent = RoundTrip(), torch.randn(1, 16, 5, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(network(latent), latent)
+        torch.nn.init.normal_(network.layers[-1].weight)
+        torch.testing.assert_close(network(latent)[:, :, :3], network(latent[:, :, :3]))
+
+
+class Copier:
+    """A clip whose model continues exactly what it is shown, and adds the same fault every time."""
+
+    def __init__(self, fault):
+        self.clean = torch.randn(1, 16, 9, 4, 4)
+        self.known, self.fault = self.clean.clone(), fault
+
+    def velocity(self, noisy, sigma):
+        wrong = (self.known[:, :, :7] - self.clean[:, :, :7]).mean(dim=2, keepdim=True)
+        return (noisy - (self.clean + wrong + self.fault)) / sigma.view(-1, 1, 1, 1, 1)
+
+
+def test_what_clips_get_wrong_adds_up_in_an_aged_beginning(comfy):
+    from multitalk_nodes.demo.train.train_dit import GOING_ON, Practice
+
+    class Three:
+        def integers(self, low, high):
+            return 3
+
+        def uniform(self, low, high):
+            return 1.0
+
+    torch.manual_seed(RANDOM)
+    clip = Copier(fault=0.1)
+    aged = Practice(GOING_ON, None, round_trip=lambda latent: latent + 0.01)._aged(clip, 7, Three())
+    wrong = (aged - clip.clean[:, :, :7]).mean()
+    assert abs(float(wrong) - (0.01 + 3 * 0.11)) < 1e-4

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("speech", "wav2vec2", "encoder", "clips", "decoder", "dit", "files")
+STAGES = ("speech", "wav2vec2", "encoder", "clips", "decoder", "round_trip", "dit", "going_on", "files")
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,15 @@ class Plan:
     wav2vec2_steps: int
     joint_steps: int
     decoder_steps: int
+    round_trip_steps: int
     clip_groups: int
     dit_steps: int
+    going_on_steps: int
 
 
 PLANS = {
-    "full": Plan(1600, 1500, 2900, 5000, 900, 10500),
-    "smoke": Plan(16, 3, 3, 3, 6, 3),  # only shows that everything runs
+    "full": Plan(1600, 1500, 2900, 10000, 700, 900, 10500, 6000),
+    "smoke": Plan(16, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
 }
 SECONDS = 8.0  # of an utterance
 
@@ -132,17 +134,32 @@ def stage_decoder(options, plan, device, report):
     return train_vae(options.work, report, plan.joint_steps, plan.decoder_steps, device)
 
 
+def stage_round_trip(options, plan, device, report):
+    from multitalk_nodes.demo.train.round_trip import train_round_trip
+
+    vae = stage_decoder(options, plan, device, report)
+    return train_round_trip(options.work, report, vae, plan.round_trip_steps, device)
+
+
 def stage_dit(options, plan, device, report):
     from multitalk_nodes.demo.train.train_dit import train_dit
 
     return train_dit(options.work, options.work / "clips", report, plan.dit_steps, device)
 
 
+def stage_going_on(options, plan, device, report):
+    from multitalk_nodes.demo.train.train_dit import train_going_on
+
+    talker, round_trip = stage_dit(options, plan, device, report), stage_round_trip(options, plan, device, report)
+    return train_going_on(talker, round_trip, options.work, options.work / "clips", report, plan.going_on_steps, device)
+
+
 def stage_files(options, plan, device, report):
     from multitalk_nodes.demo.train.files import write_files
+    from multitalk_nodes.demo.train.train_vae import whole
 
-    parts = [stage(options, plan, device, report) for stage in (stage_dit, stage_decoder, stage_wav2vec2)]
-    write_files(options.out, *parts, plan)
+    talker, vae, encoder = (stage(options, plan, device, report) for stage in (stage_going_on, stage_decoder, stage_wav2vec2))
+    write_files(options.out, talker, whole(vae.cpu()), encoder, plan)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ MOUTH_WEIGHT = 4.0
 SCENES, CROPS = 2, 2  # of a step, and of each of its scenes
 ENCODER_RATE, DECODER_RATE = 5e-4, 8e-3
 LATENT_NOISE = 0.05
-CYCLE_WEIGHT = 0.1
+CYCLE_WEIGHT = 1.0
 SCALE_WEIGHT = 0.02
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Parts of videos [N, 3, F, CROP, CROP] in −1…1 and how much each pixel counts [N, 1, 1, CROP, CROP]."""
+    """Parts of videos [N, 3, F, side, side] in −1…1 and how much each pixel counts [N, 1, 1, side, side]."""
 
     videos: Tensor
     weights: Tensor
@@ -61,7 +61,7 @@ def _video(random: np.random.Generator, layout: scenes.Layout, frames: int) -> t
     return video.permute(3, 0, 1, 2) * 2 - 1, weight
 
 
-def any_crops(random: np.random.Generator, frames: int) -> Crops:
+def any_crops(random: np.random.Generator, frames: int, side: int = CROP) -> Crops:
     """Parts of videos, half of them about a mouth; their corners lie on the latent grid."""
     videos, weights = [], []
     for _ in range(SCENES):
@@ -70,19 +70,19 @@ def any_crops(random: np.random.Generator, frames: int) -> Crops:
         mouth = (weight > 1).nonzero()
         for number in range(CROPS):
             centre = mouth[random.integers(len(mouth))].numpy() if number % 2 else random.uniform(0, weight.shape)
-            top, left = (int(np.clip((c - CROP / 2) // 8 * 8, 0, side - CROP)) for c, side in zip(centre, weight.shape, strict=True))
-            videos.append(video[:, :, top : top + CROP, left : left + CROP])
-            weights.append(weight[top : top + CROP, left : left + CROP])
+            top, left = (int(np.clip((c - side / 2) // 8 * 8, 0, length - side)) for c, length in zip(centre, weight.shape, strict=True))
+            videos.append(video[:, :, top : top + side, left : left + side])
+            weights.append(weight[top : top + side, left : left + side])
     return Crops(torch.stack(videos), torch.stack(weights)[:, None, None])
 
 
 def train_vae(folder: Path, report: Report, joint_steps: int, steps: int, device: torch.device, seed: int = 1) -> wan.WanVAE:
-    """The finished VAE; steps that were done before, by what is in the folder, are not done again."""
+    """The finished VAE without its zero branches; steps that were done before, by what is in the folder, are not done again."""
     light = frozen_encoder(folder, report, joint_steps, device, seed)
     stage = Stage(folder / "vae.pt", steps, _parts(light, joint=False), report, seed + 1)
     for step in stage:
         _step(stage, step, light, joint=False)
-    return _whole(light.cpu())
+    return light
 
 
 def frozen_encoder(folder: Path, report: Report, joint_steps: int, device: torch.device, seed: int = 1) -> wan.WanVAE:
@@ -101,11 +101,11 @@ def frozen_encoder(folder: Path, report: Report, joint_steps: int, device: torch
     for step in stage:
         _step(stage, step, light, joint=True)
     standardise(light.cpu(), videos, weights)
-    save(file, _whole(light).state_dict())
+    save(file, whole(light).state_dict())
     return light.to(device)
 
 
-def _whole(light: wan.WanVAE) -> wan.WanVAE:
+def whole(light: wan.WanVAE) -> wan.WanVAE:
     """ComfyUI's VAE with the light one's weights, and zeros in the branches that it lacks."""
     vae = empty_vae()
     known = light.state_dict()
