@@ -13,6 +13,8 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
     sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
 
+from demo import eval_main as eval_options
+from demo.train import run as train_options
 from tools import demo as demo_options
 from tools import environment
 from tools.steps import StepFailed
@@ -65,12 +67,14 @@ def demo(options: argparse.Namespace) -> int:
 
 def train_demo(options: argparse.Namespace) -> int:
     """train the demo's model, from nothing to its four files (hours on a CPU; goes on where it was broken off)"""
+    train_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
     return made.run([str(environment.ROOT / "demo" / "train" / "run.py"), *options.more], folder=Path.cwd())
 
 
 def eval_demo(options: argparse.Namespace) -> int:
-    """measure the demo's model on faces and voices that it never met"""
+    """measure the demo's model on newly drawn faces, and on voices and words that it never heard"""
+    eval_options.parse(options.more)
     made = environment.prepare()
     return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
 

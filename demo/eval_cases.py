@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..multitalk_core.audio import SAMPLE_RATE, mono_16k
+from ..multitalk_core.audio import SAMPLE_RATE, AudioError, mono_16k
 from ..multitalk_core.audio_files import read_sound
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
@@ -242,11 +242,16 @@ def draw_voices(random: np.random.Generator, speakers: int, frames: int) -> list
 
 
 def recorded_voice(file: Path, frames: int) -> Tensor:
-    """The first stretch of a recording, as long as the video, in which somebody speaks: [N]. A short recording is followed by silence."""
+    """The first stretch of a recording, as long as the video, in which somebody speaks: [N]. A short recording is followed by silence.
+
+    Raises:
+        AudioError: nobody speaks in it.
+    """
     length = round(frames / FPS * SAMPLE_RATE)
-    recording = mono_16k(*read_sound(file))
-    stretches = [*_stretches(recording, length)]
-    return next((voice for voice in stretches if voice_energy(voice, frames).std() >= LEAST_SPEECH), stretches[0])
+    for voice in _stretches(mono_16k(*read_sound(file)), length):
+        if voice_energy(voice, frames).std() >= LEAST_SPEECH:
+            return voice
+    raise AudioError(f"Nobody speaks in any {frames / FPS:g} s of '{file.name}'. Choose another recording.")
 
 
 def _stretches(recording: Tensor, length: int) -> Iterator[Tensor]:

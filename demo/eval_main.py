@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS_BETWEEN_LINES = 10.0
 DRAWN_AND_MEASURED_BY = (
     "demo/faces.py", "demo/train/scenes.py", "demo/train/speech.py",
-    "demo/eval_cases.py", "demo/evaluate.py", "demo/eval_files.py", "multitalk_core/sync.py",
+    "demo/eval_cases.py", "demo/evaluate.py", "demo/eval_files.py", "multitalk_core/*.py", "comfy_bridge/*.py",
 )  # fmt: skip
+TRAINING_SEEDS = 1000  # seeds below may draw what training drew
+SAID_ABOUT_WEIGHTS = ("quick", "rows", "clips", "drift_videos", "vae_clips", "frames", "seed", "colour", "shuffle_audio")
 
 
 class EvaluationError(RuntimeError):
@@ -71,8 +73,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for folder in (options.weights, options.recordings):
         if folder and not folder.is_dir():
             parser.error(f"'{folder}' is not a folder")
-    if options.record and (options.quick or options.shuffle_audio):
-        parser.error("--record keeps what the whole evaluation says about the weights, not --quick or --shuffle-audio")
+    if options.seed is not None and options.seed < TRAINING_SEEDS:
+        parser.error(f"--seed {options.seed} may draw cases that the model was trained on; give {TRAINING_SEEDS} or more")
+    unlike = [name for name in SAID_ABOUT_WEIGHTS if getattr(options, name) != parser.get_default(name)]
+    if options.record and unlike:
+        parser.error(f"--record keeps what the whole evaluation says about the weights; leave out --{unlike[0].replace('_', '-')}")
     return options
 
 
@@ -103,21 +108,25 @@ def evaluate(options: argparse.Namespace, videos: Path) -> int:
     from multitalk_nodes.demo.metadata import add_metrics
 
     scope = scope_of(options)
+    check_recordings(scope)
     about = about_run(options, scope)
     found = report.figures(all_records(options, scope, about, videos))
     bounds = report.QUICK_BOUNDS if options.quick else report.BOUNDS
-    tables = [report.bounded_table(found, bounds), report.reported_table(found)]
-    print("\n" + "\n\n".join(map(report.as_text, tables)))
+    tables = [table for table in (report.bounded_table(found, bounds), report.reported_table(found)) if len(table) > 1]
+    missed = report.missed(found, bounds)
     if options.markdown:
         write(options.markdown, "\n\n".join(map(report.as_markdown, tables)) + "\n")
     if options.json:
         write(options.json, json.dumps({**about, **surroundings(), "figures": report.as_json(found, bounds)}, indent=1) + "\n")
     if options.record:
         add_metrics(options.weights, {"date": surroundings()["date"], "seed": scope.seed} | report.recorded(found, bounds))
-    missed = report.missed(found, bounds)
+    print("\n" + "\n\n".join(map(report.as_text, tables)))
     print("\n" + "\n".join([f"MISSED {sentence}" for sentence in missed] or ["all bounds of the rows measured are reached"]))
     if options.sheet:
-        sheet_of(videos, scope, options.sheet)
+        try:
+            sheet_of(videos, scope, options.sheet)
+        except FileNotFoundError as error:
+            print(f"eval-demo: {error}", file=sys.stderr)
     return 1 if missed else 0
 
 
@@ -147,6 +156,18 @@ def scope_of(options: argparse.Namespace) -> Any:
     files = sorted(options.recordings.iterdir()) if options.recordings else []
     recordings = tuple(file for file in files if file.suffix.lower() in RECORDINGS)
     return Scope(SEED if options.seed is None else options.seed, options.frames, options.quick, options.colour, recordings)
+
+
+def check_recordings(scope: Any) -> None:
+    """Raises EvaluationError for a recording that nothing could be measured with: before anything is made."""
+    from multitalk_nodes.demo.eval_cases import frames_of, recorded_voice
+    from multitalk_nodes.multitalk_core.audio import AudioError
+
+    for file in scope.recordings:
+        try:
+            recorded_voice(file, frames_of("recordings", scope))
+        except AudioError as error:
+            raise EvaluationError(f"{file.name} of --recordings cannot be used. {error}") from error
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Any]:
@@ -181,7 +202,7 @@ def about_run(options: argparse.Namespace, scope: Any) -> dict[str, Any]:
     from multitalk_nodes.demo.metadata import tensors_hash
 
     weights = sorted(options.weights.glob("*.safetensors"))
-    code = b"".join((ROOT / file).read_bytes() for file in DRAWN_AND_MEASURED_BY)
+    code = b"".join(file.read_bytes() for pattern in DRAWN_AND_MEASURED_BY for file in sorted(ROOT.glob(pattern)))
     return {
         "weights": {file.name: tensors_hash(file) for file in weights},
         "code": hashlib.sha256(code).hexdigest()[:16],
@@ -190,7 +211,8 @@ def about_run(options: argparse.Namespace, scope: Any) -> dict[str, Any]:
         "frames": scope.frames,
         "quick": scope.quick,
         "colour": scope.colour,
-        "recordings": [file.name for file in scope.recordings],
+        "recordings": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in scope.recordings},
+        "on": {name: value for name, value in surroundings().items() if name != "date"},
     }
 
 
@@ -225,13 +247,19 @@ def stored(file: Path | None, about: dict[str, Any]) -> list[dict[str, Any]]:
         write(file, json.dumps({"about": about}) + "\n")
         return []
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):  # half a line of a run that was broken off
-        write(file, "".join(lines[:-1]))
-        lines.pop()
-    first, *records = map(json.loads, lines) if lines else [{}]
-    if first.get("about") != about:
+    if not lines or _about(lines[0]) != about:
         raise EvaluationError(f"{file} was written with other weights or other options. Give --out another name, or remove it.")
-    return records
+    if not lines[-1].endswith("\n"):  # half a line of a run that was broken off
+        lines.pop()
+        write(file, "".join(lines))
+    return [json.loads(line) for line in lines[1:]]
+
+
+def _about(line: str) -> Any:
+    try:
+        return json.loads(line)["about"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def append(file: Path, record: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ class WorkerError(RuntimeError):
 def work(scope: Scope, weights: Path, shuffled: bool, videos: Path) -> None:
     """The worker's side."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
-    sys.stdout = sys.stderr  # what a library prints must not come between
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come between, not even a native one
     from .evaluate import Product, run  # here, because the parent needs no ComfyUI
 
     product = Product(weights, shuffled)
@@ -87,7 +87,11 @@ def _serve(worker: subprocess.Popen[str], left: Iterator[Group], lock: threading
         for line in worker.stdout:
             if line == DONE:
                 break
-            messages.put(json.loads(line))
+            try:
+                messages.put(json.loads(line))
+            except ValueError:
+                messages.put(WorkerError(f"a worker answered with what is no record: {line.strip()!r}"))
+                return
         else:
             rows = ", ".join(group.rows)
             messages.put(WorkerError(f"a worker ended with {worker.wait()} at case {group.number} of {rows}; what it said is above"))

@@ -1,8 +1,8 @@
 """Measures the demo model: the product makes videos of drawn cases, and each is measured from its MP4.
 
 The product is given what a user gives: a picture, face boxes and voices (`Take`). The evaluator is given what a viewer has: the MP4, the
-boxes and the voices. What faces should have done is drawn as well, and goes through an MP4 of its own: what the evaluator says about that
-is its own error.
+boxes and the voices. What faces should have done is drawn as well, and always goes through an MP4 of its own: what the evaluator says
+about that is its own error.
 
 Shapes: S speakers, F video frames, N samples at 16 kHz; frames are [F, H, W, 3] in 0…1.
 """
@@ -198,18 +198,20 @@ def _clip(job: _Job) -> Record:
 
 def _long_video(job: _Job) -> Record:
     """A video of many clips: how each clip's new frames differ from what they should be. One clip is held at a time."""
-    made = job.make(job.scope.colour)
-    ratios = []
+    made, truth = job.make(job.scope.colour), truth_file(job.folder, job.group)
     plan = plan_of(job.group.cases, job.scope)
-    for clip, frames in zip(plan, video_parts(made, [clip.keep for clip in plan]), strict=True):
-        start = clip.start + clip.drop
-        ratios.append(psnr(frames, job.case.truth(start, start + clip.keep)))
+    starts = [clip.start + clip.drop for clip in plan]
+    lengths = [clip.keep for clip in plan]
+    write_video(truth, (job.case.truth(start, start + length) for start, length in zip(starts, lengths, strict=True)))
+    ratios = [psnr(*parts) for parts in zip(video_parts(made, lengths), video_parts(truth, lengths), strict=True)]
     return {"hears": [0], "made": asdict(measure(made, job.case.boxes, job.case.voices)), "psnr": ratios}
 
 
 def _reconstruction(job: _Job) -> Record:
-    frames = job.case.truth()
-    return {"psnr": psnr(job.maker.reconstruct(frames), frames)}
+    made, truth = video_file(job.folder, job.row.name, job.group.number), truth_file(job.folder, job.group)
+    write_video(truth, [job.case.truth()])
+    write_video(made, [job.maker.reconstruct(job.case.truth())])
+    return {"psnr": psnr(read_video(made), read_video(truth))}
 
 
 KINDS: dict[str, Callable[[_Job], Record]] = {"clip": _clip, "drift": _long_video, "vae": _reconstruction}

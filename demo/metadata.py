@@ -27,9 +27,10 @@ def tensors_hash(file: Path) -> str:
 
 def add_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Writes what was measured of a folder's weight files into each of them; their tensors stay as they are."""
-    for file in sorted(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
         with safe_open(file, framework="np") as opened:
             metadata = opened.metadata() or {}
-        written = file.with_suffix(".partial")
-        save_file(load_file(file), written, metadata | {METRICS: json.dumps(metrics, ensure_ascii=False)})
-        os.replace(written, file)
+        save_file(load_file(file), file.with_suffix(".partial"), metadata | {METRICS: json.dumps(metrics, ensure_ascii=False)})
+    for file in files:
+        os.replace(file.with_suffix(".partial"), file)

@@ -31,7 +31,6 @@ class Quantity:
     name: str
     values: Values
     statistics: tuple[str, ...] = (MEAN,)
-    unit: Callable[[Sequence[Record]], float] = lambda records: 1.0
     form: str = "{:.3f}"
 
 
@@ -96,18 +95,18 @@ def picture(record: Record) -> list[float]:
 
 
 def silent_mean(record: Record) -> list[float]:
-    """How far a silent mouth's mean opening is from what it should be."""
+    """How far a silent mouth's mean opening is from what it should be, as a share of the talking mouth's."""
     made, truth = record["made"]["means"], record["truth"]["means"]
-    return [abs(made[mouth] - truth[mouth]) for mouth, voice in enumerate(record["hears"]) if voice is None]
+    return [abs(made[mouth] - truth[mouth]) / _talking(record) for mouth, voice in enumerate(record["hears"]) if voice is None]
 
 
 def silent_deviation(record: Record) -> list[float]:
-    return [record["made"]["deviations"][mouth] for mouth, voice in enumerate(record["hears"]) if voice is None]
+    return [record["made"]["deviations"][mouth] / _talking(record) for mouth, voice in enumerate(record["hears"]) if voice is None]
 
 
-def talking_mean(records: Sequence[Record]) -> float:
-    """Mean opening of the mouths that should talk."""
-    return float(np.mean([r["truth"]["means"][mouth] for r in records for mouth, voice in enumerate(r["hears"]) if voice is not None]))
+def _talking(record: Record) -> float:
+    """Mean opening that the mouths should have that talk."""
+    return float(np.mean([record["truth"]["means"][mouth] for mouth, voice in enumerate(record["hears"]) if voice is not None]))
 
 
 SPOKEN = Quantity(OWN, own, (MEAN, DECILE, WORST))
@@ -118,8 +117,8 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
     "two": (*CLIP, TOLD_APART),
     "swapped": (Quantity(PLACES, own), Quantity("voice of the other place", others)),
     "silent": (
-        Quantity(SILENT, silent_mean, unit=talking_mean, form="{:.1%}"),
-        Quantity("silent mouth's deviation", silent_deviation, unit=talking_mean, form="{:.1%}"),
+        Quantity(SILENT, silent_mean, form="{:.1%}"),
+        Quantity("silent mouth's deviation", silent_deviation, form="{:.1%}"),
         Quantity(OWN, own),
     ),
     "vae": (Quantity(PICTURE, picture, form="{:.2f} dB"),),
@@ -175,7 +174,7 @@ def figures(records: Iterable[Record]) -> list[Figure]:
 def _figures(row: str, records: Sequence[Record], quantities: Sequence[Quantity]) -> list[Figure]:
     found = []
     for quantity in quantities:
-        values = np.array([quantity.values(record) for record in records]) / quantity.unit(records)
+        values = np.array([quantity.values(record) for record in records])
         for statistic in quantity.statistics:
             name = quantity.name if quantity.statistics == (MEAN,) else f"{quantity.name}, {statistic}"
             value = float(_statistic(statistic, values.reshape(1, -1))[0])
@@ -207,10 +206,15 @@ def _statistic(name: str, values: np.ndarray) -> np.ndarray:
 def missed(found: Sequence[Figure], bounds: Sequence[Bound]) -> list[str]:
     """A sentence for every bound that a measured figure does not keep."""
     return [
-        f"{title(figure.row)}: {figure.name} is {figure}, expected {bound.relation} {figure.form.format(bound.bound)}"
+        f"{title(figure.row)}: {figure.name} is {_unlike(figure, bound)}, expected {bound.relation} {figure.form.format(bound.bound)}"
         for figure, bound in _bounded(found, bounds)
         if not bound.holds(figure)
     ]
+
+
+def _unlike(figure: Figure, bound: Bound) -> str:
+    """The figure, with all its digits where the usual ones would be those of the bound."""
+    return str(figure) if str(figure) != figure.form.format(bound.bound) else f"{figure.value:.6f}"
 
 
 def title(row: str) -> str:

@@ -390,7 +390,14 @@ def test_a_contact_sheet_shows_what_was_made(evaluate, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["--frames", "80"], "give 4n"), (["--jobs", "0"], "at least 1"), (["--weights", "gone"], "'gone' is not a folder")],
+    [
+        (["--frames", "80"], "give 4n"),
+        (["--jobs", "0"], "at least 1"),
+        (["--weights", "gone"], "'gone' is not a folder"),
+        (["--seed", "3"], "cases that the model was trained on"),
+        (["--record", "--rows", "one"], "leave out --rows"),
+        (["--record", "--clips", "8"], "leave out --clips"),
+    ],
 )
 def test_a_wrong_call_is_told(arguments, expected, capsys):
     with pytest.raises(SystemExit):
@@ -424,6 +431,23 @@ def test_an_interrupted_file_is_gone_on_with(tmp_path):
         eval_main.stored(file, {"seed": 2})
 
 
+@pytest.mark.parametrize("text", ["a note\nwithout a last newline", "not ours", '{"figures": []}', ""])
+def test_somebody_elses_file_is_refused_and_left_alone(tmp_path, text):
+    file = tmp_path / "notes.txt"
+    file.write_text(text)
+    with pytest.raises(eval_main.EvaluationError, match="other weights or other options"):
+        eval_main.stored(file, {"seed": 1})
+    assert file.read_text() == text
+
+
+def test_a_recording_without_speech_is_told_before_anything_is_made(tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "hum.wav", 1e-5 * np.sin(np.arange(64000) / 20), 16000, subtype="FLOAT")
+    with pytest.raises(eval_main.EvaluationError, match=r"hum\.wav.*Nobody speaks"):
+        eval_main.check_recordings(eval_main.scope_of(eval_main.parse(["--recordings", str(tmp_path)])))
+
+
 def test_what_is_measured_is_not_made_again():
     wanted = [Group("one", 0, ("one", "steps-4")), Group("one", 1, ("one",))]
     assert eval_main.without(wanted, {("one", 0), ("one", 1)}) == [Group("one", 0, ("steps-4",))]
@@ -445,6 +469,12 @@ def test_workers_share_the_groups():
     wanted = [Group("one", number, ("one", "steps-4")) for number in range(7)]
     found = list(eval_workers.measured(wanted, [sys.executable, "-c", WORKER.format(fatal=-1)], jobs=3))
     assert sorted((r["row"], r["number"]) for r in found) == sorted((row, n) for row in ("one", "steps-4") for n in range(7))
+
+
+def test_a_worker_that_says_something_else_is_told():
+    chatty = "import sys\nfor line in sys.stdin: print('loading…', flush=True)"
+    with pytest.raises(eval_workers.WorkerError, match="no record: 'loading…'"):
+        list(eval_workers.measured([Group("one", 0, ("one",))], [sys.executable, "-c", chatty], jobs=1))
 
 
 def test_a_worker_that_ends_is_told():

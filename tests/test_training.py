@@ -1,13 +1,22 @@
 """The demo's training: what is computed instead of learned, what must equal the product, and that a run can be broken off."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
+from multitalk_nodes.demo.metadata import tensors_hash
 from multitalk_nodes.demo.train.muon import Muon, orthogonal
-from multitalk_nodes.demo.train.stage import Stage, cosine
+from multitalk_nodes.demo.train.stage import Stage, StageError, commit, cosine, histories
 
 RANDOM = 7
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def quiet(line: str) -> None:
@@ -39,6 +48,23 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_weights(tmp_path):
     again = fit(tmp_path / "parts.pt", 12)
     assert torch.equal(whole.weight, again.weight) and torch.equal(whole.bias, again.bias)
     assert torch.equal(fit(tmp_path / "parts.pt", 12).weight, whole.weight)  # nothing is left to do
+
+
+@pytest.mark.parametrize("change", [{"steps": 13}, {"seed": 1}, {"made_from": "other weights"}])
+def test_a_file_of_another_run_is_refused(tmp_path, change):
+    fit(tmp_path / "a.pt", 12)
+    options = {"steps": 12, "seed": 0, "made_from": ""} | change
+    with pytest.raises(StageError, match=r"a\.pt belongs to another run: steps 12, seed 0, made_from .*Remove it"):
+        Stage(tmp_path / "a.pt", options.pop("steps"), {}, quiet, **options)
+
+
+def test_a_file_tells_who_trained_it(tmp_path):
+    with pytest.raises(Halt):
+        fit(tmp_path / "a.pt", 12, stop=7)
+    fit(tmp_path / "a.pt", 12)
+    told = histories(tmp_path)["a"]
+    assert told["steps"] == 12
+    assert told["history"] == [{"commit": commit(), "first_step": 0, "steps": 12}]
 
 
 def test_learning_rates_rise_and_fall():
@@ -241,3 +267,51 @@ def test_what_clips_get_wrong_adds_up_in_an_aged_beginning(comfy):
     aged = Practice(GOING_ON, None, round_trip=lambda latent: latent + 0.01)._aged(clip, 7, Three())
     wrong = (aged - clip.clean[:, :, :7]).mean()
     assert abs(float(wrong) - (0.01 + 3 * 0.11)) < 1e-4
+
+
+# the command
+
+
+def train_demo(work, *arguments):
+    program = [sys.executable, str(ROOT / "demo" / "train" / "run.py"), "--work", str(work), "--device", "cpu", "--jobs", "1"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([*program, *arguments], capture_output=True, text=True, env=environment, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work folder after all stages of the smallest plan."""
+    work = tmp_path_factory.mktemp("trained")
+    ended = train_demo(work, "--plan", "smoke")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return work
+
+
+@pytest.mark.slow
+def test_training_makes_four_files_that_the_product_loads(comfy, trained):
+    from multitalk_nodes.comfy_bridge.demo import VAE, load_demo
+    from multitalk_nodes.multitalk_core.families import MULTITALK
+
+    demo = load_demo(trained / "weights", MULTITALK)
+    with torch.inference_mode():
+        assert demo.vae.decode(demo.vae.encode(torch.rand(5, 64, 64, 3))).shape[-4:] == (5, 64, 64, 3)
+    with safe_open(trained / "weights" / VAE, framework="np") as opened:
+        metadata = opened.metadata()
+    training = json.loads(metadata["training"])
+    assert metadata["license"] == "Apache-2.0" and training["seeds"]["going_on"] == 6
+    assert set(training["stages"]) == {"wav2vec2", "vae_joint", "vae", "round_trip", "dit", "going_on"}
+    assert all(stage["history"][0]["first_step"] == 0 for stage in training["stages"].values())
+
+
+@pytest.mark.slow
+def test_what_was_trained_is_not_trained_again_nor_mixed_with_another_plan(trained):
+    files = sorted((trained / "weights").glob("*.safetensors"))
+    before = [tensors_hash(file) for file in files]
+    (trained / "going_on.pt").unlink()  # as if the machine had gone off before
+    assert train_demo(trained, "--plan", "smoke", "--stages", "files").returncode == 0
+    assert [tensors_hash(file) for file in files] == before
+    mixed = train_demo(trained, "--stages", "decoder")
+    assert mixed.returncode == 1 and "encoder.pt belongs to another run: steps 3" in mixed.stderr
+    (trained / "clips" / "00002.pt").unlink()
+    gone = train_demo(trained, "--plan", "smoke", "--stages", "dit")
+    assert gone.returncode == 1 and "1 of 6 groups of clips are missing" in gone.stderr

@@ -7,6 +7,8 @@ Shapes: B clips of a group, S speakers, F video frames, T latent frames, L encod
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from ...multitalk_core.wav2vec import FPS, Wav2Vec2
 from ...multitalk_core.windows import audio_windows
 from . import scenes
 from .speech import Corpus
-from .stage import Report, save
+from .stage import Report, StageError, check_run, fingerprint, save
 from .train_encoder import heard
 from .vae import to_latent
 
@@ -48,6 +50,7 @@ SILENT, TURNS = 0.14, 0.35  # shares of speakers that say nothing, and that spea
 FROM_STILL = 0.4  # share of clips that begin with the picture of closed mouths
 DRAWN_MASKS = 0.5  # share of groups whose speakers have boxes instead of equal parts of the picture
 MOUTH_WEIGHT = 4.0
+MADE_WITH = "made_with.json"
 FADE = SAMPLE_RATE // 100  # samples at the ends of a turn
 
 
@@ -78,16 +81,46 @@ class Group:
 
 @torch.no_grad()
 def make_groups(
-    folder: Path, report: Report, vae: wan.WanVAE, encoder: Wav2Vec2, corpus: Corpus, count: int, share: tuple[int, int], seed: int = 3
+    folder: Path, report: Report, vae: wan.WanVAE, encoder: Wav2Vec2, corpus: Corpus, count: int, share: tuple[int, int], seed: int
 ) -> None:
-    """Files 0…count of groups, those that this process makes (number % share[1] == share[0]) and that are missing."""
-    folder.mkdir(exist_ok=True)
+    """Files 0…count of groups, those that this process makes (number % share[1] == share[0]) and that are missing.
+
+    Raises:
+        StageError: the folder's clips were made with another VAE, another encoder or another seed.
+    """
+    _check_made_with(folder, {"vae": fingerprint(vae.encoder.state_dict()), "encoder": fingerprint(encoder.state_dict()), "seed": seed})
     for number in range(share[0], count, share[1]):
-        file = folder / f"{number:05}.pt"
-        if not file.exists():
+        if not (file := _file(folder, number)).exists():
             save(file, make_group(np.random.default_rng((seed, number)), vae, encoder, corpus).state())
-        if number % 20 == share[0]:
+        if number // share[1] % 10 == 0:
             report(f"clips {number}/{count}")
+
+
+def group_files(folder: Path, count: int) -> list[Path]:
+    """The first `count` groups.
+
+    Raises:
+        StageError: some are missing.
+    """
+    files = [_file(folder, number) for number in range(count)]
+    if missing := [file for file in files if not file.exists()]:
+        raise StageError(f"{len(missing)} of {count} groups of clips are missing in {folder}. Run the stage 'clips' first.")
+    return files
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.pt"
+
+
+def _check_made_with(folder: Path, models: dict[str, Any]) -> None:
+    """Every process writes the same, so it does not matter who is first."""
+    folder.mkdir(exist_ok=True)
+    file = folder / MADE_WITH
+    if not file.exists():
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(models), encoding="utf-8")
+        os.replace(partial, file)
+    check_run(file, json.loads(file.read_text(encoding="utf-8")), models)
 
 
 def make_group(random: np.random.Generator, vae: wan.WanVAE, encoder: Wav2Vec2, corpus: Corpus) -> Group:

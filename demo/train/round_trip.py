@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stage import Report, Stage
+from .stage import Report, Stage, fingerprint
 from .train_vae import any_crops
 from .vae import LATENT, from_latent, to_latent
 
@@ -41,12 +41,12 @@ class RoundTrip(nn.Module):
         return latent + x
 
 
-def train_round_trip(folder: Path, report: Report, light: wan.WanVAE, steps: int, device: torch.device, seed: int = 5) -> RoundTrip:
+def train_round_trip(folder: Path, report: Report, light: wan.WanVAE, steps: int, device: torch.device, seed: int) -> RoundTrip:
     """The network for a finished VAE."""
     torch.manual_seed(seed)
     network = RoundTrip().to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
-    stage = Stage(folder / "round_trip.pt", steps, {"network": network, "adam": optimiser}, report, seed)
+    stage = Stage(folder / "round_trip.pt", steps, {"network": network, "adam": optimiser}, report, seed, fingerprint(light.state_dict()))
     for step in stage:
         random = stage.random(step)
         with torch.no_grad():

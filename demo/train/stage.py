@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,22 +31,32 @@ class Saved(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
+class StageError(RuntimeError):
+    """What lies in the folder is not this run's; the message says what to remove."""
+
+
 class Stage:
     """A number of steps over parts whose state is kept in one file.
 
     `for step in stage:` begins where the file ends. Whatever a step draws comes from `random(step)`, so a run that was broken off
-    goes on as if it had not been.
+    goes on as if it had not been, on the same kind of device with as many threads.
+
+    Raises:
+        StageError: the file is that of another run: of other steps or seed, or begun from something else.
     """
 
-    def __init__(self, file: Path, steps: int, parts: Mapping[str, Saved], report: Report, seed: int = 0) -> None:
+    def __init__(self, file: Path, steps: int, parts: Mapping[str, Saved], report: Report, seed: int = 0, made_from: str = "") -> None:
         self._file, self._parts, self._report, self._seed = file, parts, report, seed
+        self._run = {"steps": steps, "seed": seed, "made_from": made_from}
         self.steps = steps
         self.seconds_between_saves = SECONDS_BETWEEN_SAVES
         self.first = 0
         self.figures: dict[str, float] = {}
+        self._history: list[dict[str, Any]] = []  # which commits trained it, and from which step on
         if file.exists():
             saved = torch.load(file, map_location="cpu", weights_only=True)
-            self.first = saved["step"]
+            check_run(file, saved["run"], self._run)
+            self.first, self._history = saved["step"], saved["history"]
             for name, part in parts.items():
                 part.load_state_dict(saved["parts"][name])
 
@@ -72,6 +85,8 @@ class Stage:
             self.figures[name] = SMOOTHING * before + (1 - SMOOTHING) * value
 
     def __iter__(self) -> Iterator[int]:
+        if self.first < self.steps and (not self._history or self._history[-1]["commit"] != commit()):
+            self._history.append({"commit": commit(), "first_step": self.first, "steps": self.steps})
         began = saved = told = time.monotonic()
         for step in range(self.first, self.steps):
             yield step
@@ -87,13 +102,58 @@ class Stage:
                 self._save(step + 1)
 
     def _save(self, step: int) -> None:
-        save(self._file, {"step": step, "parts": {name: part.state_dict() for name, part in self._parts.items()}})
+        content = {"step": step, "run": self._run, "history": self._history}
+        save(self._file, content | {"parts": {name: part.state_dict() for name, part in self._parts.items()}})
+
+
+def check_run(file: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises StageError if a file belongs to another run."""
+    if dict(found) != dict(expected):
+        raise StageError(
+            f"{file} belongs to another run: {_told(found)}; expected {_told(expected)}. Remove it, or name another folder with --work."
+        )
+
+
+def _told(run: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in run.items())
+
+
+def histories(folder: Path) -> dict[str, Any]:
+    """Of every stage whose file is in the folder: its run, and what trained it."""
+    told = {}
+    for file in sorted(folder.glob("*.pt")):
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        if "history" in saved:
+            told[file.stem] = saved["run"] | {"history": saved["history"]}
+    return told
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """What tells two sets of weights apart."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        hashed.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+@functools.cache
+def commit() -> str:
+    """What the code is, with a plus where files were changed since; "unknown" without git."""
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def save(file: Path, content: Any) -> None:
     """torch.save that is there whole or not at all."""
     partial = file.with_suffix(".partial")
-    torch.save(content, partial)
+    with partial.open("wb") as stream:
+        torch.save(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(partial, file)
 
 

@@ -5,6 +5,7 @@ Sources: Y. Lipman et al., "Flow matching for generative modeling" (2023): x_σ 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...multitalk_core.windows import FRAMES_PER_LATENT
 from .clips import Group
 from .dit import MASK, Talker, build
 from .round_trip import RoundTrip
-from .stage import Report, Stage
+from .stage import Report, Stage, fingerprint
 
 BETAS = (0.9, 0.97)
 AVERAGE = 0.998
@@ -101,7 +102,7 @@ class Practice:
     talker: Talker
     round_trip: RoundTrip | None = None
 
-    def take(self, folder: Path, clips: Path, report: Report, steps: int, device: torch.device, seed: int) -> Talker:
+    def take(self, folder: Path, clips: Sequence[Path], report: Report, steps: int, device: torch.device, seed: int) -> Talker:
         """All steps; the talker then has the average of its last weights."""
         talker = self.talker
         talker.wan.to(device)
@@ -114,12 +115,12 @@ class Practice:
         parameters = torch.nn.ParameterList(trained.values())
         average = AveragedModel(parameters, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
         optimiser = torch.optim.AdamW(trained.values(), lr=self.course.rate, betas=BETAS, weight_decay=0.0)
+        made_from = fingerprint(trained | dict(self.round_trip.state_dict() if self.round_trip else {}))
         parts = {"dit": parameters, "average": average, "adam": optimiser}
-        stage = Stage(folder / f"{self.course.name}.pt", steps, parts, report, seed)
-        files = sorted(clips.glob("*.pt"))
+        stage = Stage(folder / f"{self.course.name}.pt", steps, parts, report, seed, made_from)
         for step in stage:
             random = stage.random(step)
-            state = torch.load(files[random.integers(len(files))], map_location=device, weights_only=True)
+            state = torch.load(clips[random.integers(len(clips))], map_location=device, weights_only=True)
             loss, figures = self.loss(Group.of(state), random)
             stage.optimise(loss, step)
             average.update_parameters(parameters)
@@ -196,14 +197,14 @@ class Practice:
         return held
 
 
-def train_dit(folder: Path, clips: Path, report: Report, steps: int, device: torch.device, seed: int = 4) -> Talker:
-    """The model after it learned to talk; `clips` holds the groups."""
+def train_dit(folder: Path, clips: Sequence[Path], report: Report, steps: int, device: torch.device, seed: int) -> Talker:
+    """The model after it learned to talk; `clips` are the groups' files."""
     torch.manual_seed(seed)
     return Practice(TALKING, build()).take(folder, clips, report, steps, device, seed)
 
 
 def train_going_on(
-    talker: Talker, round_trip: RoundTrip, folder: Path, clips: Path, report: Report, steps: int, device: torch.device, seed: int = 6
+    talker: Talker, round_trip: RoundTrip, folder: Path, clips: Sequence[Path], report: Report, steps: int, device: torch.device, seed: int
 ) -> Talker:
     """The finished model, which also learned not to add to what earlier clips got wrong."""
     torch.manual_seed(seed)

@@ -73,7 +73,7 @@ def sounds_like(clean: Tensor) -> Tensor:
     return torch.stack([loud, crossings, level], dim=1)
 
 
-def train_encoder(folder: Path, report: Report, corpus: Corpus, held_out: Corpus, steps: int, seed: int = 2) -> Wav2Vec2:
+def train_encoder(folder: Path, report: Report, corpus: Corpus, held_out: Corpus, steps: int, seed: int) -> Wav2Vec2:
     """The finished encoder, and how well its last layer tells the loudness of voices it never heard."""
     torch.manual_seed(seed)
     encoder = empty_encoder()

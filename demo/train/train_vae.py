@@ -16,9 +16,10 @@ from torch import Tensor
 
 from . import scenes
 from .muon import Muon
-from .stage import Report, Saved, Stage, save
+from .stage import Report, Saved, Stage, check_run, fingerprint, save
 from .vae import FORMAT, MEANS, compute_encoder, empty_vae, from_latent, psnr, to_latent, without_zero_branches
 
+# crops show the same faces whatever stands beside them; the largest faces take the most crops to cover, so they come twice
 LAYOUTS = (scenes.ONE_SMALL, scenes.TWO_SMALL, scenes.ONE, scenes.TWO, scenes.ONE_FAR, scenes.ONE)
 EXAMPLES = 160  # scenes that the encoder is computed from
 CROP = 48  # pixels
@@ -76,21 +77,24 @@ def any_crops(random: np.random.Generator, frames: int, side: int = CROP) -> Cro
     return Crops(torch.stack(videos), torch.stack(weights)[:, None, None])
 
 
-def train_vae(folder: Path, report: Report, joint_steps: int, steps: int, device: torch.device, seed: int = 1) -> wan.WanVAE:
+def train_vae(folder: Path, report: Report, joint_steps: int, steps: int, device: torch.device, seed: int) -> wan.WanVAE:
     """The finished VAE without its zero branches; steps that were done before, by what is in the folder, are not done again."""
     light = frozen_encoder(folder, report, joint_steps, device, seed)
-    stage = Stage(folder / "vae.pt", steps, _parts(light, joint=False), report, seed + 1)
+    made_from = fingerprint(light.encoder.state_dict())
+    stage = Stage(folder / "vae.pt", steps, _parts(light, joint=False), report, seed + 1, made_from)
     for step in stage:
         _step(stage, step, light, joint=False)
     return light
 
 
-def frozen_encoder(folder: Path, report: Report, joint_steps: int, device: torch.device, seed: int = 1) -> wan.WanVAE:
+def frozen_encoder(folder: Path, report: Report, joint_steps: int, device: torch.device, seed: int) -> wan.WanVAE:
     """The VAE without its zero branches as it is after both halves were trained; what is trained later keeps its latents."""
-    file = folder / "encoder.pt"
-    vae = empty_vae()
+    file, run = folder / "encoder.pt", {"steps": joint_steps, "seed": seed}
     if file.exists():
-        vae.load_state_dict(torch.load(file, weights_only=True))
+        saved = torch.load(file, weights_only=True)
+        check_run(file, saved["run"], run)
+        vae = empty_vae()
+        vae.load_state_dict(saved["vae"])
         return without_zero_branches(vae).to(device)
     torch.manual_seed(seed)
     vae = empty_vae()
@@ -101,7 +105,7 @@ def frozen_encoder(folder: Path, report: Report, joint_steps: int, device: torch
     for step in stage:
         _step(stage, step, light, joint=True)
     standardise(light.cpu(), videos, weights)
-    save(file, whole(light).state_dict())
+    save(file, {"run": run, "vae": whole(light).state_dict()})
     return light.to(device)
 
 
