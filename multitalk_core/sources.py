@@ -1,0 +1,95 @@
+"""What faces are taken from: one picture for a whole video, or a video that is read frame by frame.
+
+Shapes: frames [1, H, W, 3] in 0…1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .wav2vec import FPS
+
+FAR = 5  # s; what lies further ahead is looked up by its key frame instead of decoded on the way
+
+
+class SourceError(ValueError):
+    """A source video that cannot be used; the message says why."""
+
+
+class VideoSource:
+    """A video's frames as they are shown at 25 a second, whatever its own rate is. One is held at a time.
+
+    Behind the video's end its last frame stays. Frames are turned as the camera says.
+
+    Raises:
+        SourceError: no video, or one without a picture.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise ImportError("Reading videos needs PyAV: pip install av") from error
+        self._path, self._errors = path, av.FFmpegError  # pyright: ignore[reportPrivateImportUsage]
+        try:
+            self._container = av.open(str(path))
+        except (self._errors, OSError) as error:
+            raise SourceError(f"'{path.name}' cannot be read as video ({error}). Export it again, for example as MP4.") from error
+        if not self._container.streams.video:
+            self.close()
+            raise SourceError(f"'{path.name}' has no video stream. Choose a video, or use an image as the source.")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self._frames = self._decoded()
+        self._shown = self._next = next(self._frames, None)
+        if self._shown is None:
+            self.close()
+            raise SourceError(f"'{path.name}' holds no picture. Export it again.")
+        self._first = self._time(self._shown)  # s; of some videos it is not 0
+
+    def __call__(self, number: int) -> Tensor:
+        """The frame that is shown number / 25 s after the video's beginning: [1, H, W, 3]."""
+        seconds = Fraction(number, FPS) + self._first
+        if self._time(self._shown) > seconds or (self._next is not None and self._time(self._next) + FAR < seconds):
+            self._seek(seconds)
+        while self._next is not None and self._time(self._next) <= seconds:
+            self._shown, self._next = self._next, next(self._frames, None)
+        pixels = self._shown.to_ndarray(format="rgb24")
+        turned = np.rot90(pixels, k=round(self._shown.rotation / 90)) if self._shown.rotation else pixels
+        return torch.from_numpy(turned.copy())[None].float() / 255
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _seek(self, seconds: Fraction) -> None:
+        self._container.seek(int(seconds / self._stream.time_base), stream=self._stream)  # to the key frame before
+        self._frames = self._decoded()
+        found = next(self._frames, None)
+        if found is None or self._time(found) > seconds:  # an index that is wrong, or none: from the beginning
+            self._container.seek(0)
+            self._frames = self._decoded()
+            found = next(self._frames)
+        self._shown = self._next = found
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames with a time; a damaged end is the end."""
+        try:
+            yield from (frame for frame in self._container.decode(self._stream) if frame.pts is not None)
+        except self._errors:
+            return
+
+    def _time(self, frame: Any) -> Fraction:
+        return frame.pts * frame.time_base
