@@ -1,0 +1,304 @@
+"""A long video on disk while it is made: what is finished stays, whatever happens to the process.
+
+A job is a folder. `manifest.jsonl` begins with a line that says whose it is; then follows a line for every finished clip with the size
+and checksum of its files: the encoded segment, and the motion frames that the next clip begins with. A line is written after its files
+are safe on the disk, so what the manifest names is whole, or it was damaged later, which its checksum tells.
+
+Motion frames are large and only the next clip needs them. They are kept of the last clip and of every ANCHOR-th, from where any other
+can be made again to the same bits.
+
+Shapes: frames [F, H, W, 3] in 0…1.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .segments import Codec, join_segments, write_segment
+from .windows import Clip
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST, LOCK = "manifest.jsonl", "lock"
+ANCHOR = 16  # clips
+STEPS = 65535  # of motion frames between 0 and 1: 16 bits, far finer than any VAE is exact
+SPARE = 64 * 2**20  # bytes that are left free for everybody else
+
+
+class JobError(RuntimeError):
+    """The job cannot go on; what is finished stays. The message says what to do."""
+
+
+class JobBusyError(JobError):
+    """Somebody else is making the same video."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A file as the manifest knows it."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A clip's line."""
+
+    seed: int
+    frames: int
+    segment: _Stored
+    motion: _Stored
+
+
+class Job:
+    """One video's folder. Only one process can hold it (`hold`); everything else is called while it is held."""
+
+    def __init__(self, folder: Path, key: str, plan: Sequence[Clip], codec: Codec, quality: int) -> None:
+        self.folder, self._key, self._plan, self._codec, self._quality = folder, key, plan, codec, quality
+        self._finished: dict[int, _Finished] = {}
+
+    @contextmanager
+    def hold(self) -> Iterator[Job]:
+        """Take the folder, and see what of it can be used.
+
+        Raises:
+            JobBusyError: another process holds it.
+            JobError: it cannot be written.
+        """
+        from filelock import FileLock, Timeout  # torch needs it, so it is there
+
+        with _explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / LOCK, timeout=0)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise JobBusyError(
+                    f"Another ComfyUI is making this video in {self.folder.name}. Wait until it ends, or stop it; then queue again."
+                ) from error
+        try:
+            with _explained(self.folder):
+                self._read()
+            yield self
+        finally:
+            lock.release()
+
+    # -- what is there
+
+    @property
+    def finished(self) -> int:
+        """Clips whose segments are whole."""
+        return len(self._finished)
+
+    def is_finished(self, index: int) -> bool:
+        """Whether a clip's segment is whole."""
+        return index in self._finished
+
+    def first_missing(self) -> int | None:
+        """The first clip that is still to be made; None if all are finished."""
+        return next((clip.index for clip in self._plan if clip.index not in self._finished), None)
+
+    def beginning_for(self, index: int) -> tuple[int, Tensor | None]:
+        """From which clip on to make clips so that clip `index` can be made, and the motion frames to begin with."""
+        for before in range(index - 1, -1, -1):
+            if before in self._finished and (motion := self._motion(before)) is not None:
+                return before + 1, motion
+        return 0, None
+
+    # -- making
+
+    def finish(self, clip: Clip, seed: int, frames: Tensor, motion: Tensor) -> Tensor:
+        """Store a clip. A clip that is there already is not written again; its motion frames are.
+
+        Args:
+            frames: the clip's new frames [keep, H, W, 3].
+            motion: the end of the clip [M, H, W, 3].
+        Returns:
+            The motion frames as the next clip has to take them: as they are read back.
+        Raises:
+            JobError: the disk is full.
+        """
+        with _explained(self.folder):
+            codes = (motion.float().clamp(0, 1) * STEPS).round().cpu().numpy().astype(np.uint16)
+            stored_motion = self._write(_motion_name(clip.index), lambda path: _save(path, codes))
+            if clip.index in self._finished:
+                segment = self._finished[clip.index].segment
+            else:
+                segment = self._write(self._segment_name(clip.index), lambda path: write_segment(path, frames, self._codec, self._quality))
+            self._commit(clip.index, _Finished(seed, frames.shape[0], segment, stored_motion))
+            self._thin(clip.index - 1)
+        return _motion(codes)
+
+    def check_space(self, needed: int) -> None:
+        """Raises JobError if fewer bytes are free than are needed, and some to spare."""
+        with _explained(self.folder):
+            free = shutil.disk_usage(self.folder).free
+        if free < needed + SPARE:
+            raise JobError(
+                f"The disk of {self.folder} has {_megabytes(free)} MB left, and this video needs about {_megabytes(needed + SPARE)} MB "
+                "more. Free some space and queue again: finished clips are kept."
+            )
+
+    def join(self, path: Path, sound: Path | None) -> None:
+        """All segments in one file, with the sound beside them; it is there whole or not at all."""
+        files = [self.folder / self._segment_name(clip.index) for clip in self._plan]
+        with _explained(path.parent):
+            partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+            join_segments(partial, files, [clip.keep for clip in self._plan], sound)
+            _sync(partial)
+            os.replace(partial, path)
+
+    def remove(self) -> None:
+        """The whole folder, once the video is where it belongs."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- files
+
+    def _segment_name(self, index: int) -> str:
+        return f"clip_{index:05}{self._codec.suffix}"
+
+    def _header(self) -> dict[str, Any]:
+        return {"format": FORMAT, "key": self._key, "clips": len(self._plan), "quality": self._quality}
+
+    def _read(self) -> None:
+        self._finished = {}
+        manifest = self.folder / MANIFEST
+        lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
+        if not lines or _line(lines[0]) != self._header():
+            if lines:
+                logger.warning("MultiTalk: %s is not this video's, or was changed; the job begins anew.", manifest)
+            self._write(MANIFEST, lambda path: path.write_text(json.dumps(self._header()) + "\n", encoding="utf-8"))
+            return
+        whole = len(lines[0])
+        for text in lines[1:]:
+            if (found := _finished_clip(_line(text))) is None:  # the process ended while it was written
+                os.truncate(manifest, whole)  # or the next line would be written behind half a line
+                break
+            whole += len(text)
+            self._finished[found[0]] = found[1]  # of a clip that was made again, the later line counts
+        keeps = {clip.index: clip.keep for clip in self._plan}
+        for index, clip in list(self._finished.items()):
+            if keeps.get(index) != clip.frames or not self._whole(self._segment_name(index), clip.segment):
+                del self._finished[index]
+
+    def _commit(self, index: int, finished: _Finished) -> None:
+        line = {"clip": index, "seed": finished.seed, "frames": finished.frames}
+        line |= {"segment": vars(finished.segment), "motion": vars(finished.motion)}
+        with (self.folder / MANIFEST).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._finished[index] = finished
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> _Stored:
+        """A file that is there whole or not at all."""
+        file = self.folder / name
+        partial = self.folder / f"partial_{name}"
+        write(partial)
+        _sync(partial)
+        stored = _Stored(partial.stat().st_size, _sha256(partial))
+        os.replace(partial, file)
+        _sync(self.folder)
+        return stored
+
+    def _whole(self, name: str, stored: _Stored) -> bool:
+        file = self.folder / name
+        if file.is_file() and file.stat().st_size == stored.bytes and _sha256(file) == stored.sha256:
+            return True
+        logger.warning("MultiTalk: %s is missing or was changed; it is made again.", file)
+        return False
+
+    def _motion(self, index: int) -> Tensor | None:
+        name = _motion_name(index)
+        if not (self.folder / name).exists() or not self._whole(name, self._finished[index].motion):
+            return None
+        return _motion(np.load(self.folder / name))
+
+    def _thin(self, index: int) -> None:
+        if index >= 0 and index % ANCHOR:
+            (self.folder / _motion_name(index)).unlink(missing_ok=True)
+
+
+def motion_bytes(frames: int, height: int, width: int) -> int:
+    """What the motion frames of one clip take on the disk."""
+    return frames * height * width * 3 * 2
+
+
+def _motion_name(index: int) -> str:
+    return f"clip_{index:05}_motion.npy"
+
+
+def _motion(codes: np.ndarray) -> Tensor:
+    return torch.from_numpy(codes.astype(np.float32)) / STEPS
+
+
+def _save(path: Path, codes: np.ndarray) -> None:
+    with path.open("wb") as stream:  # given a name, numpy appends to it
+        np.save(stream, codes)
+
+
+def _line(text: bytes) -> Any:
+    """A manifest's line; None for what is no whole line."""
+    try:
+        return json.loads(text) if text.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def _finished_clip(line: Any) -> tuple[int, _Finished] | None:
+    """A clip's line: its number, and what is known of it."""
+    try:
+        stored = (_Stored(**line[name]) for name in ("segment", "motion"))
+        return line["clip"], _Finished(line["seed"], line["frames"], *stored)
+    except (KeyError, TypeError):
+        return None
+
+
+def _sha256(file: Path) -> str:
+    hashed = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Only then a power failure leaves what was written. Windows has no such call for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _megabytes(count: int) -> int:
+    return -(-count // 2**20)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """What the disk refuses, in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise JobError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
+        raise JobError(f"{folder} cannot be used ({error.strerror or error}). Make it writable, then queue again.") from error

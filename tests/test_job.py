@@ -1,0 +1,242 @@
+"""A job on the disk: it goes on from wherever it ended, to the same bits, and trusts nothing that was changed."""
+
+import errno
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from multitalk_nodes.multitalk_core import job as jobs
+from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Job, JobBusyError, JobError, motion_bytes
+from multitalk_nodes.multitalk_core.segments import CODECS
+from multitalk_nodes.multitalk_core.windows import plan_clips
+
+ROOT = Path(__file__).resolve().parents[1]
+CODEC = CODECS["h264"]
+OVERLAP = 5
+
+
+class Off(BaseException):
+    """The machine goes off."""
+
+
+def the_job(folder, frames=45, key="a"):
+    return Job(folder / "job", key, plan_clips(frames, 13, OVERLAP), CODEC, 18)
+
+
+def made(clip, motion):
+    """A clip that depends on all clips before: [F, H, W, 3]."""
+    generator = torch.Generator().manual_seed(clip.index)
+    frames = torch.rand(clip.stop - clip.start, 32, 48, 3, generator=generator)
+    return frames if motion is None else 0.5 * frames + 0.5 * motion.mean(dim=0)
+
+
+def make(job, out, clips=None):
+    """What the long-video loop does; returns the numbers of the clips that were made."""
+    numbers = []
+    with job.hold():
+        while (missing := job.first_missing()) is not None:
+            begin, motion = job.beginning_for(missing)
+            for clip in job._plan[begin:]:
+                if clip.index > missing and job.is_finished(clip.index):
+                    break
+                if clips is not None and len(numbers) == clips:
+                    raise Off
+                whole = made(clip, motion)
+                motion = job.finish(clip, 7 + clip.index, whole[clip.drop : clip.drop + clip.keep], whole[-OVERLAP:])
+                numbers.append(clip.index)
+        job.join(out, None)
+    return numbers
+
+
+def digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert make(the_job(folder), folder / "out.mp4") == [0, 1, 2, 3, 4]
+    return digest(folder / "out.mp4")
+
+
+def test_a_finished_job_has_nothing_left_to_make(tmp_path, whole):
+    make(the_job(tmp_path), tmp_path / "out.mp4")
+    assert make(the_job(tmp_path), tmp_path / "again.mp4") == []
+    assert digest(tmp_path / "again.mp4") == digest(tmp_path / "out.mp4") == whole
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_only_what_is_missing_is_made(tmp_path, whole, after):
+    with pytest.raises(Off):
+        make(the_job(tmp_path), tmp_path / "out.mp4", clips=after)
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == list(range(after, 5))
+    assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_wherever_the_machine_goes_off_the_job_goes_on_to_the_same_bits(tmp_path, whole, monkeypatch):
+    """Before every single call that makes something last: fsync and rename."""
+    calls = {"left": -1}
+    real = {"fsync": os.fsync, "replace": os.replace}
+
+    def counted(name):
+        def call(*arguments):
+            if calls["left"] == 0:
+                raise Off
+            calls["left"] -= 1
+            return real[name](*arguments)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(jobs.os, name, counted(name))
+    moments = 0
+    while True:
+        folder = tmp_path / str(moments)
+        folder.mkdir()
+        calls["left"] = moments
+        try:
+            make(the_job(folder), folder / "out.mp4")
+        except Off:
+            calls["left"] = -1
+            make(the_job(folder), folder / "out.mp4")
+            assert digest(folder / "out.mp4") == whole, moments
+            moments += 1
+        else:
+            break
+    assert moments > 30
+
+
+@pytest.mark.parametrize("kept", range(0, 300, 23))
+def test_a_line_that_was_half_written_is_as_if_it_were_not(tmp_path, whole, kept):
+    make(the_job(tmp_path), tmp_path / "out.mp4")
+    manifest = tmp_path / "job" / MANIFEST
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines[:3]) + lines[3][:kept])
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == [1, 2, 3, 4], "from the first clip's motion frames, which stay"
+    assert digest(tmp_path / "out.mp4") == whole
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == []
+
+
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [damage, Path.unlink, lambda file: file.write_bytes(b"")])
+@pytest.mark.parametrize("clip", [0, 2, 4])
+def test_a_segment_that_was_changed_is_named_and_made_again(tmp_path, whole, caplog, change, clip):
+    make(the_job(tmp_path), tmp_path / "out.mp4")
+    change(tmp_path / "job" / f"clip_{clip:05}.mp4")
+    with caplog.at_level(logging.WARNING):
+        again = make(the_job(tmp_path), tmp_path / "out.mp4")
+    assert again == list(range(0 if clip == 0 else 1, clip + 1))
+    assert f"clip_{clip:05}.mp4 is missing or was changed" in caplog.text
+    assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_changed_motion_frames_are_not_trusted(tmp_path, whole, caplog):
+    with pytest.raises(Off):
+        make(the_job(tmp_path), tmp_path / "out.mp4", clips=3)
+    damage(tmp_path / "job" / "clip_00002_motion.npy")
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == [1, 2, 3, 4]
+    assert "clip_00002_motion.npy is missing or was changed" in caplog.text
+    assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_a_foreign_manifest_is_not_trusted(tmp_path, whole, caplog):
+    make(the_job(tmp_path, key="b"), tmp_path / "out.mp4")
+    assert make(the_job(tmp_path, key="a"), tmp_path / "out.mp4") == [0, 1, 2, 3, 4]
+    assert "is not this video's" in caplog.text
+    (tmp_path / "job" / MANIFEST).write_bytes(b"\x00\xff garbage")
+    assert make(the_job(tmp_path, key="a"), tmp_path / "out.mp4") == [0, 1, 2, 3, 4]
+    assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_motion_frames_are_kept_of_the_last_clip_and_of_anchors(tmp_path):
+    job = the_job(tmp_path, frames=13 + 8 * (2 * ANCHOR + 2))
+    make(job, tmp_path / "out.mp4")
+    kept = sorted(int(file.name[5:10]) for file in (tmp_path / "job").glob("*_motion.npy"))
+    assert kept == [0, ANCHOR, 2 * ANCHOR, 2 * ANCHOR + 2]
+    before = digest(tmp_path / "out.mp4")
+    damage(tmp_path / "job" / f"clip_{ANCHOR + 3:05}.mp4")
+    assert make(job, tmp_path / "out.mp4") == [ANCHOR + 1, ANCHOR + 2, ANCHOR + 3]
+    assert digest(tmp_path / "out.mp4") == before
+
+
+def test_motion_frames_come_back_as_they_were_handed_on(tmp_path):
+    job = the_job(tmp_path)
+    with job.hold():
+        frames = torch.rand(13, 32, 48, 3)
+        handed = job.finish(job._plan[0], 7, frames, frames[-OVERLAP:])
+        assert (handed - frames[-OVERLAP:]).abs().max() <= 0.5 / 65535 + 1e-7
+        assert torch.equal(job.beginning_for(1)[1], handed)
+        assert (tmp_path / "job" / "clip_00000_motion.npy").stat().st_size - 128 == motion_bytes(OVERLAP, 32, 48)
+
+
+HOLDER = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1])
+pack = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+pack.register_pack()
+from pathlib import Path
+from multitalk_nodes.multitalk_core.job import Job
+from multitalk_nodes.multitalk_core.segments import CODECS
+with Job(Path(sys.argv[2]), "a", [], CODECS["h264"], 18).hold():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_holder_is_told_and_a_killed_one_holds_nothing(tmp_path):
+    program = [sys.executable, "-c", HOLDER, str(ROOT / "tools" / "pack.py"), str(tmp_path / "job")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(JobBusyError, match="Another ComfyUI is making this video"), the_job(tmp_path).hold():
+            pass
+        holder.kill()
+        holder.wait()
+        with the_job(tmp_path).hold() as job:
+            assert job.first_missing() == 0
+
+
+def test_a_disk_without_space_is_told_before(tmp_path):
+    with the_job(tmp_path).hold() as job:
+        job.check_space(0)
+        with pytest.raises(JobError, match=r"has \d+ MB left, and this video needs about \d+ MB more"):
+            job.check_space(2**60)
+
+
+def test_a_disk_that_is_full_is_told_and_what_is_finished_stays(tmp_path, whole, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Off):
+        make(the_job(tmp_path), tmp_path / "out.mp4", clips=2)
+    with monkeypatch.context() as changed:
+        changed.setattr(jobs, "write_segment", full)
+        with pytest.raises(JobError, match=r"is full\. Free some space and queue again"):
+            make(the_job(tmp_path), tmp_path / "out.mp4")
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == [2, 3, 4]
+    assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_a_place_that_is_no_folder_is_told(tmp_path):
+    (tmp_path / "job").write_text("a file")
+    with pytest.raises(JobError, match=r"job cannot be used \(.*\)\. Make it writable"), the_job(tmp_path).hold():
+        pass
+
+
+def test_a_removed_job_leaves_nothing(tmp_path):
+    job = the_job(tmp_path)
+    make(job, tmp_path / "out.mp4")
+    with job.hold():
+        job.remove()
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
