@@ -269,6 +269,22 @@ def test_what_clips_get_wrong_adds_up_in_an_aged_beginning(comfy):
     assert abs(float(wrong) - (0.01 + 3 * 0.11)) < 1e-4
 
 
+def test_every_mouth_counts_alike(comfy):
+    from multitalk_nodes.demo.train.train_dit import FAINTEST, MOTION, MOUTHS, balanced
+
+    weights = torch.ones(1, 1, 1, 8, 16)
+    weights[..., 2:4, 1:3] = weights[..., 4:6, 10:14] = 4  # 4 latents on the left, 8 on the right
+    clean = torch.zeros(1, 16, 9, 8, 16)
+    clean[:, :, ::2] = 2 * (MOTION / 40) ** 0.5  # faint
+    clean[:, :, ::2, :, :8] = 2 * MOTION**0.5  # clearer than most
+    balance = balanced(weights, clean, 2)
+    assert balance[..., :8].max() * 4 == pytest.approx(MOUTHS * 128 / 2)
+    assert balance[..., 8:].max() * 8 == pytest.approx(MOUTHS * 128 / 2)  # it stands still
+    clean[:, :, ::2, :, 8:] = 2 * (MOTION / 4) ** 0.5
+    assert balanced(weights, clean, 2)[..., 8:].max() * 8 == pytest.approx(FAINTEST * MOUTHS * 128 / 2)
+    assert (balance[weights == 1] == 1).all()
+
+
 # the command
 
 

@@ -28,6 +28,12 @@ SHIFT, LOWEST = 3.0, 0.02  # of σ
 DEAF = 0.1  # share of steps with null audio, for guidance
 LENGTHS = ((3, 0.15), (5, 0.30), (9, 0.27), (13, 0.12), (21, 0.16))  # latents of a step, share; attention costs their square
 TOKENS = 2000  # of a step, about: of long or large clips a step has fewer
+MOUTHS = 0.8  # weight of all mouths together, where everything else has 1
+MOTION, STILL, FAINTEST = (
+    0.5,
+    0.03,
+    3.0,
+)  # variance over time of a mouth's latents: usual, silent; the most that faint ones gain
 AGES, AGING_STEPS = 4, 3  # clips of its own that a beginning comes after, at most; steps of sampling each
 
 
@@ -151,8 +157,10 @@ class Practice:
         shown = (1 - level) * held + level * noise[:, :, : beginning.held] if beginning.noised else held
         noisy = torch.cat([shown, noisy[:, :, beginning.held :]], dim=2)
         error = (clip.velocity(noisy, sigma) - (noise - clip.clean)).square()[:, :, beginning.held :]
-        loss = (group.weights * error).mean() / group.weights.mean()
-        name = "one" if group.windows.shape[1] == 1 else "more"
+        speakers = group.windows.shape[1]
+        weights = balanced(group.weights, clip.clean, speakers)
+        loss = (weights * error).mean() / weights.mean()
+        name = "one" if speakers == 1 else "more"
         figures = {f"loss_{name}": float(loss.detach())}
         if heard:
             figures[f"mouth_{name}"] = float(error.detach()[group.weights.expand_as(error) > 1].mean())
@@ -195,6 +203,28 @@ class Practice:
             wrong = (self.round_trip(made) - clip.clean)[:, :, count:].mean(dim=2, keepdim=True)
             held = beginning + random.uniform(0.7, 1.3) * wrong
         return held
+
+
+def balanced(weights: Tensor, clean: Tensor, speakers: int) -> Tensor:
+    """How much each latent counts so that all mouths are learned alike: small ones, and dark ones on dark skin, say less by themselves.
+
+    Args:
+        weights: [B, 1, 1, h, w], above 1 at mouths; speakers stand in equal parts from left to right.
+        clean: [B, 16, T, h, w]
+    Returns:
+        [B, 1, 1, h, w]: 1 outside mouths.
+    """
+    mouths = (weights > 1).float()
+    moving = mouths * clean.var(dim=2, keepdim=True).mean(dim=1, keepdim=True)
+    balance = torch.ones_like(weights)
+    for part, motion, out in zip(*(t.chunk(speakers, dim=4) for t in (mouths, moving, balance)), strict=True):
+        cells = part.sum(dim=(3, 4), keepdim=True).clamp(min=1)
+        motion = motion.sum(dim=(3, 4), keepdim=True) / cells
+        faintness = (MOTION / motion.clamp(min=1e-6)).clamp(1, FAINTEST)
+        faintness = torch.where(motion < STILL, torch.ones_like(motion), faintness)
+        share = MOUTHS * weights.shape[3] * weights.shape[4] / (speakers * cells)
+        out += part * (share * faintness - 1).clamp(min=0)
+    return balance
 
 
 def train_dit(folder: Path, clips: Sequence[Path], report: Report, steps: int, device: torch.device, seed: int) -> Talker:
