@@ -26,14 +26,14 @@ class Plan:
     wav2vec2_steps: int
     joint_steps: int
     decoder_steps: int
-    round_trip_steps: int
+    round_trip_scenes: int
     clip_groups: int
     dit_steps: int
     going_on_steps: int
 
 
 PLANS = {
-    "full": Plan(1600, 1500, 2900, 10000, 700, 900, 10500, 6000),
+    "full": Plan(1600, 1500, 2900, 10000, 60, 900, 10500, 6000),
     "smoke": Plan(16, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
 }
 SECONDS = 8.0  # of an utterance
@@ -151,10 +151,10 @@ def stage_decoder(options, plan, device, report):
 
 
 def stage_round_trip(options, plan, device, report):
-    from multitalk_nodes.demo.train.round_trip import train_round_trip
+    from multitalk_nodes.demo.train.round_trip import measure_round_trip
 
     vae = stage_decoder(options, plan, device, report)
-    return train_round_trip(options.work, report, vae, plan.round_trip_steps, device, SEEDS["round_trip"])
+    return measure_round_trip(options.work, report, vae, plan.round_trip_scenes, device, SEEDS["round_trip"])
 
 
 def stage_dit(options, plan, device, report):

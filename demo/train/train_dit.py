@@ -34,6 +34,7 @@ MOTION, STILL, FAINTEST = (
     0.03,
     3.0,
 )  # variance over time of a mouth's latents: usual, silent; the most that faint ones gain
+WORSE = (0.7, 1.8)  # what clips got wrong, times this: real errors agree with those before, and videos have more clips
 AGES, AGING_STEPS = 4, 3  # clips of its own that a beginning comes after, at most; steps of sampling each
 
 
@@ -121,7 +122,7 @@ class Practice:
         parameters = torch.nn.ParameterList(trained.values())
         average = AveragedModel(parameters, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
         optimiser = torch.optim.AdamW(trained.values(), lr=self.course.rate, betas=BETAS, weight_decay=0.0)
-        made_from = fingerprint(trained | dict(self.round_trip.state_dict() if self.round_trip else {}))
+        made_from = fingerprint(trained | (self.round_trip.state_dict() if self.round_trip else {}))
         parts = {"dit": parameters, "average": average, "adam": optimiser}
         stage = Stage(folder / f"{self.course.name}.pt", steps, parts, report, seed, made_from)
         for step in stage:
@@ -201,7 +202,7 @@ class Practice:
                 made[:, :, :count] = (1 - level) * held + level * noise[:, :, :count]
                 made = made + (following - level) * clip.velocity(made, level.expand(len(made)))
             wrong = (self.round_trip(made) - clip.clean)[:, :, count:].mean(dim=2, keepdim=True)
-            held = beginning + random.uniform(0.7, 1.3) * wrong
+            held = beginning + random.uniform(*WORSE) * wrong
         return held
 
 
