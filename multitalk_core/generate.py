@@ -105,12 +105,32 @@ def generate(
     first = source(0)
     motion_frames = None
     for number, clip in enumerate(plan):
-        condition = condition_clip(backend, family, clip, source(clip.start), motion_frames, tracks)
-        frames = backend.decode(backend.denoise(condition, clip_seed(seed, clip.index)))
-        frames = match_colours(frames, first, colour_strength)
-        del condition
+        frames = make_clip(backend, family, clip, source(clip.start), first, motion_frames, tracks, seed, colour_strength)
         if number + 1 < len(plan):
             motion_frames = frames[-plan[number + 1].drop :].clone()  # a view would hold the whole clip
         frames = frames[clip.drop : clip.drop + clip.keep]
         yield frames
         del frames
+
+
+def make_clip(
+    backend: Backend,
+    family: Family,
+    clip: Clip,
+    source: Tensor,
+    first: Tensor,
+    motion_frames: Tensor | None,
+    tracks: Sequence[Embeds],
+    seed: int,
+    colour_strength: float = 1.0,
+) -> Tensor:
+    """All frames of one clip, those that repeat the clip before included, with their colours matched.
+
+    Args:
+        source: [1, H, W, 3], the source's frame at the clip's start.
+        first: [1, H, W, 3], the source's first frame, which colours are matched to.
+        motion_frames: the end of the clip before; None for the first clip.
+    """
+    condition = condition_clip(backend, family, clip, source, motion_frames, tracks)
+    frames = backend.decode(backend.denoise(condition, clip_seed(seed, clip.index)))
+    return match_colours(frames, first, colour_strength)

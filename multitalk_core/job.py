@@ -71,6 +71,7 @@ class Job:
 
     def __init__(self, folder: Path, key: str, plan: Sequence[Clip], codec: Codec, quality: int) -> None:
         self.folder, self._key, self._plan, self._codec, self._quality = folder, key, plan, codec, quality
+        self._overlap = max((clip.drop for clip in plan), default=0) or 1
         self._finished: dict[int, _Finished] = {}
 
     @contextmanager
@@ -116,10 +117,30 @@ class Job:
 
     def beginning_for(self, index: int) -> tuple[int, Tensor | None]:
         """From which clip on to make clips so that clip `index` can be made, and the motion frames to begin with."""
-        for before in range(index - 1, -1, -1):
-            if before in self._finished and (motion := self._motion(before)) is not None:
-                return before + 1, motion
+        for begin in range(index, 0, -1):
+            if self._plan[begin].drop == 0:  # a new shot, which nothing leads into
+                return begin, None
+            if begin - 1 in self._finished and (motion := self._motion(begin - 1)) is not None:
+                return begin, motion
         return 0, None
+
+    def fill(self, make: Callable[[Clip, Tensor | None], tuple[int, Tensor]], report: Callable[[Clip, Tensor], None]) -> None:
+        """Make every clip that is missing.
+
+        Args:
+            make: clip and motion frames → its seed and all its frames, those that repeat the clip before included.
+            report: is told every clip that is finished, with its new frames.
+        """
+        while (missing := self.first_missing()) is not None:
+            begin, motion = self.beginning_for(missing)
+            for clip in self._plan[begin:]:
+                if clip.index > missing and self.is_finished(clip.index):
+                    break
+                seed, frames = make(clip, None if clip.drop == 0 else motion)
+                new = frames[clip.drop : clip.drop + clip.keep]
+                motion = self.finish(clip, seed, new, frames[-self._overlap :])
+                report(clip, new)
+                del frames, new  # while the next is made, only this clip's motion frames are held
 
     # -- making
 

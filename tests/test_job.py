@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from multitalk_nodes.multitalk_core import job as jobs
 from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Job, JobBusyError, JobError, motion_bytes
-from multitalk_nodes.multitalk_core.segments import CODECS
+from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.windows import plan_clips
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,19 +38,17 @@ def made(clip, motion):
 
 
 def make(job, out, clips=None):
-    """What the long-video loop does; returns the numbers of the clips that were made."""
+    """Fills and joins a job; returns the numbers of the clips that were made. `clips`: the machine goes off after so many."""
     numbers = []
+
+    def make_clip(clip, motion):
+        if len(numbers) == clips:
+            raise Off
+        numbers.append(clip.index)
+        return 7 + clip.index, made(clip, motion)
+
     with job.hold():
-        while (missing := job.first_missing()) is not None:
-            begin, motion = job.beginning_for(missing)
-            for clip in job._plan[begin:]:
-                if clip.index > missing and job.is_finished(clip.index):
-                    break
-                if clips is not None and len(numbers) == clips:
-                    raise Off
-                whole = made(clip, motion)
-                motion = job.finish(clip, 7 + clip.index, whole[clip.drop : clip.drop + clip.keep], whole[-OVERLAP:])
-                numbers.append(clip.index)
+        job.fill(make_clip, lambda clip, frames: None)
         job.join(out, None)
     return numbers
 
@@ -170,6 +169,18 @@ def test_motion_frames_are_kept_of_the_last_clip_and_of_anchors(tmp_path):
     assert digest(tmp_path / "out.mp4") == before
 
 
+def test_a_new_shot_begins_without_motion_frames(tmp_path):
+    shots = [plan_clips(21, 13, OVERLAP), plan_clips(30, 13, OVERLAP)]
+    plan = [replace(clip, index=i) for i, clip in enumerate(clip for shot in shots for clip in shot)]
+    job = Job(tmp_path / "job", "a", plan, CODEC, 18)
+    make(job, tmp_path / "out.mp4")
+    before = digest(tmp_path / "out.mp4")
+    assert len([*read_frames(tmp_path / "out.mp4")]) == 51
+    damage(tmp_path / "job" / "clip_00003.mp4")
+    assert make(job, tmp_path / "out.mp4") == [2, 3], "from the beginning of its shot"
+    assert digest(tmp_path / "out.mp4") == before
+
+
 def test_motion_frames_come_back_as_they_were_handed_on(tmp_path):
     job = the_job(tmp_path)
     with job.hold():
@@ -188,7 +199,7 @@ spec.loader.exec_module(pack)
 pack.register_pack()
 from pathlib import Path
 from multitalk_nodes.multitalk_core.job import Job
-from multitalk_nodes.multitalk_core.segments import CODECS
+from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 with Job(Path(sys.argv[2]), "a", [], CODECS["h264"], 18).hold():
     print("held", flush=True)
     sys.stdin.read()
