@@ -146,13 +146,6 @@ class Scene:
         return canvas[0]
 
 
-def draw_face(
-    size: tuple[int, int], face: Face, opening: float = 0.0, sky: Colour = (0.45, 0.65, 0.85), ground: Colour = (0.35, 0.5, 0.7)
-) -> Tensor:
-    """A picture [H, W, 3] of one face; `size` is (height, width), `opening` of the mouth is in 0…1."""
-    return Scene(*size, (face,), sky, ground).picture([opening])
-
-
 def one_face(size: tuple[int, int] = (64, 64), radius: float | None = None) -> Scene:
     """A face in the middle of a picture of (height, width); `radius` in pixels, as large as fits if not given."""
     height, width = size

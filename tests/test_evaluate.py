@@ -106,7 +106,7 @@ def test_a_case_is_the_same_every_time_and_unlike_the_next(cases):
 
 def test_cases_draw_from_numbers_that_training_does_not_use():
     """numpy fills seeds up with zeros: (3, 5) of training would be (3, 5, 0) here."""
-    trained = {np.random.default_rng((seed, step)).random() for seed in range(10) for step in range(100)}
+    trained = {np.random.default_rng((seed, step)).random() for seed in range(12) for step in range(200)}
     assert not trained & {np.random.default_rng((SEED, stream, number)).random() for stream in range(9) for number in range(64)}
 
 

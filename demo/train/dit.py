@@ -41,7 +41,12 @@ NOISY, KNOWN, MASKED, COPIED = 0, PATCH, 2 * PATCH, 2 * PATCH + 4 * MASK  # wher
 ROWS, COLUMNS, SLOWEST = 44, 86, 42  # first rotary numbers of a head for rows and columns, and the slowest one of time
 # The rotary frequencies whose angle differs most between the labels 2 and 22, of the first two speakers.
 BINDING = (12, 13, 14)
-LISTENS_TO_NOTHING = ("img_emb", "text_embedding", "cross_attn.", "norm3")  # zero from the start, and not trained
+LISTENS_TO_NOTHING = (
+    "img_emb",
+    "text_embedding",
+    "cross_attn.",
+    "norm3",
+)  # what they add is zero, and stays it
 
 
 @dataclass(frozen=True)
