@@ -1,0 +1,157 @@
+"""A job's key: the same for the same video, another for anything that changes a pixel of it."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from multitalk_nodes.tests.graphs import SAMPLES, Graph
+
+
+@pytest.fixture
+def keys(comfy, tmp_path, monkeypatch):
+    """The module, with an input and a model folder of its own."""
+    import folder_paths
+
+    from multitalk_nodes.comfy_bridge import job_key
+
+    for name in ("input", "models", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path / "input"))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "models")], {".safetensors"}))
+    for sample in (*SAMPLES.glob("*.wav"), *SAMPLES.glob("*.png")):
+        shutil.copyfile(sample, tmp_path / "input" / sample.name)
+    (tmp_path / "models" / "style.safetensors").write_bytes(bytes(1000))
+    return job_key
+
+
+def prompt(**changes):
+    graph = Graph(speakers=2).prompt()
+    graph["lora"] = {"class_type": "LoraLoader", "inputs": {"lora_name": "style.safetensors", "strength_model": 1.0}}
+    graph["clip"]["inputs"]["model"] = ["lora", 0]
+    for name, inputs in changes.items():
+        graph[name]["inputs"].update(inputs)
+    return graph
+
+
+def key(keys, graph, arrived=None, ignored=frozenset()):
+    return keys.job_key("sample", graph.__getitem__, ignored, arrived or {})
+
+
+def test_numbers_names_and_places_of_files_do_not_matter(keys, tmp_path):
+    graph = prompt()
+    before = key(keys, graph)
+    (tmp_path / "input" / "voice_1.wav").rename(tmp_path / "input" / "renamed.wav")
+    (tmp_path / "models" / "sub").mkdir()
+    (tmp_path / "models" / "style.safetensors").rename(tmp_path / "models" / "sub" / "other.safetensors")
+    again = prompt(audio_1={"audio": "renamed.wav"}, lora={"lora_name": "sub/other.safetensors"})
+    renumbered = {f"{name}_x": copy.deepcopy(node) for name, node in again.items()}
+    for node in renumbered.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                node["inputs"][name] = [f"{value[0]}_x", value[1]]
+    assert keys.job_key("sample_x", renumbered.__getitem__, frozenset(), {}) == before
+    assert len(before) == 32
+
+
+def test_what_is_not_upstream_does_not_matter(keys):
+    assert key(keys, prompt(save={"filename_prefix": "elsewhere"}, decode={"colour": 0.5})) == key(keys, prompt())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample": {"seed": 2}},
+        {"sample": {"positive": ["clip", 2]}},
+        {"clip": {"frames": 9}},
+        {"lora": {"strength_model": 0.9}},
+        {"image": {"image": "face_small.png"}},
+        {"audio_2": {"audio": "voice_1.wav"}},
+        {"speaker_2": {"box": "1, 2, 3, 4"}},
+    ],
+)
+def test_every_input_upstream_matters(keys, change):
+    assert key(keys, prompt(**change)) != key(keys, prompt())
+
+
+def test_inputs_of_the_node_that_change_no_pixel_do_not_matter(keys):
+    one, other = prompt(sample={"job_name": "a"}), prompt(sample={"job_name": "b"})
+    assert key(keys, one) != key(keys, other)
+    assert key(keys, one, ignored=frozenset({"job_name"})) == key(keys, other, ignored=frozenset({"job_name"}))
+
+
+def test_a_file_under_the_same_name_with_other_content_matters(keys, tmp_path):
+    before = key(keys, prompt())
+    audio = tmp_path / "input" / "voice_1.wav"
+    whole = audio.read_bytes()
+    audio.write_bytes(whole[:-100])
+    cut = key(keys, prompt())
+    audio.write_bytes(whole)
+    assert cut != before and key(keys, prompt()) == before
+    (tmp_path / "models" / "style.safetensors").write_bytes(bytes(999) + b"\1")
+    assert key(keys, prompt()) != before
+
+
+def test_a_large_file_is_told_by_its_size_its_header_and_pieces_from_all_over(keys, tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "SMALL", 0)
+    file = tmp_path / "large.bin"
+    data = bytearray(2**21)
+    file.write_bytes(data)
+    before = keys.file_fingerprint(file)
+    for place in (0, 500_000, len(data) - 1):
+        data[place] ^= 1
+        file.write_bytes(data)
+        assert keys.file_fingerprint(file) != before
+        data[place] ^= 1
+    file.write_bytes(data + b"\0")
+    assert keys.file_fingerprint(file) != before
+
+
+def test_text_is_text_unless_it_names_a_file(keys):
+    assert keys._value("a face talks") == "a face talks"
+    assert keys._value("") == "" and keys._value("..") == ".." and keys._value("/") == "/"
+    assert set(keys._value("voice_1.wav")) == {"files"}
+    assert keys._value("two\nlines") == "two\nlines"
+
+
+def test_what_arrives_matters_by_its_numbers(keys):
+    text = [[torch.ones(1, 4, 8), {"pooled": torch.zeros(3), "hooks": None}]]
+    other = copy.deepcopy(text)
+    assert keys.told_of(text) == keys.told_of(other)
+    other[0][0][0, 2, 3] += 1e-3
+    assert keys.told_of(text) != keys.told_of(other)
+    other = [[text[0][0], {"pooled": torch.zeros(3), "hooks": None, "strength": 0.5}]]
+    assert keys.told_of(text) != keys.told_of(other)
+    assert keys.tensor_fingerprint(torch.zeros(0)) != keys.tensor_fingerprint(torch.zeros(0, 2))
+    assert keys.tensor_fingerprint(torch.zeros(4)) != keys.tensor_fingerprint(torch.zeros(4, dtype=torch.float16))
+
+
+def test_a_patched_model_matters_and_a_loaded_one_does_not(keys):
+    import comfy.model_management
+
+    from multitalk_nodes.tests.tiny import wan
+
+    model = wan()
+    before = keys.told_of(model)
+    assert keys.told_of(wan()) == before != keys.told_of(wan(seed=5))
+
+    patched = model.clone()
+    name = "diffusion_model.blocks.0.ffn.0.weight"
+    patched.add_patches({name: ("diff", (torch.ones(128, 96),))}, 0.5)
+    fingerprint = keys.told_of(patched)
+    assert fingerprint != before
+    stronger = model.clone()
+    stronger.add_patches({name: ("diff", (torch.ones(128, 96),))}, 0.6)
+    assert keys.told_of(stronger) not in (before, fingerprint)
+
+    whole = patched.model.state_dict()[name].clone()
+    comfy.model_management.load_models_gpu([patched])
+    assert not torch.equal(patched.model.state_dict()[name], whole)
+    assert keys.told_of(patched) == fingerprint, "although the patch is in the weights now"
+    assert keys.told_of(model) == before
+
+    replaced = model.clone()
+    replaced.set_model_attn2_patch(lambda arguments: arguments)
+    assert keys.told_of(replaced) != before
+    comfy.model_management.unload_all_models()
