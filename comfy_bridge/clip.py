@@ -63,21 +63,11 @@ def prepare_clip(
     Raises:
         PictureError, SpeakerError, WeightsError: what cannot work, in the user's words.
     """
-    check_model(model, weights)
-    check_prompts(model, positive, negative)
-    if clip_vision is None and clip_vision_output is None:
-        logger.info("MultiTalk: no CLIP vision is connected; the published models always have it (clip_vision_h).")
-    picture = _one_picture(picture)
-    weights.shape.check_encoder(*voices.tracks[0].shape[1:])
-    height, width = _size(picture, height, width)
-    clip_frames = fitting_frames(frames)
-    if clip_frames != frames:
-        logger.info("MultiTalk: %d frames were rounded up to %d (4n + 1).", frames, clip_frames)
-    masks = _masks(voices, picture, height, width)
-    scene = Scene(model, weights, vae, positive, negative, masks, clip_vision, clip_vision_output)
-    fit = fit_picture(picture, height, width)
+    scene, fit = fit_scene(model, weights, voices, picture, vae, positive, negative, width, height, clip_vision, clip_vision_output)
+    clip_frames = whole_clip(frames)
     clip = Clip(0, start=0, stop=clip_frames, drop=0, keep=min(voices.frames, clip_frames))
     condition = condition_clip(scene, weights.family, clip, fit, None, voices.tracks)
+    height, width = fit.shape[1:3]
     expected = (1, model.model.latent_format.latent_channels, latent_frames(clip_frames), height // LATENT_STRIDE, width // LATENT_STRIDE)
     if condition.known_latent.shape != expected:
         raise PictureError(
@@ -86,6 +76,39 @@ def prepare_clip(
         )
     latent = {"samples": torch.zeros_like(condition.known_latent), PICTURE: fit}
     return Prepared(scene.listening_model(condition), *scene.conditionings(condition), latent)
+
+
+def fit_scene(
+    model: comfy.model_patcher.ModelPatcher,
+    weights: MultiTalkWeights,
+    voices: Voices,
+    picture: Tensor,
+    vae: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    width: int,
+    height: int,
+    clip_vision: Any = None,
+    clip_vision_output: Any = None,
+) -> tuple[Scene, Tensor]:
+    """What all clips have in common, and the picture [1, H, W, 3] at the video's size; everything is checked to fit together."""
+    check_model(model, weights)
+    check_prompts(model, positive, negative)
+    if clip_vision is None and clip_vision_output is None:
+        logger.info("MultiTalk: no CLIP vision is connected; the published models always have it (clip_vision_h).")
+    picture = _one_picture(picture)
+    weights.shape.check_encoder(*voices.tracks[0].shape[1:])
+    height, width = _size(picture, height, width)
+    masks = _masks(voices, picture, height, width)
+    scene = Scene(model, weights, vae, positive, negative, masks, clip_vision, clip_vision_output)
+    return scene, fit_picture(picture, height, width)
+
+
+def whole_clip(frames: int) -> int:
+    """Frames of a clip as the VAE can hold them."""
+    if (fitting := fitting_frames(frames)) != frames:
+        logger.info("MultiTalk: %d frames were rounded up to %d (4n + 1).", frames, fitting)
+    return fitting
 
 
 def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strength: float) -> tuple[Tensor, dict[str, Any]]:

@@ -40,6 +40,7 @@ class Codec:
     pixel_format: str
     options: Callable[[int], dict[str, str]]  # of the encoder, by quality
     sound: str
+    bytes_per_pixel: float  # about the most that a segment takes: talking heads at a high quality, or what is left of noise
 
 
 def _x264(quality: int) -> dict[str, str]:
@@ -51,8 +52,8 @@ def _ffv1(quality: int) -> dict[str, str]:
 
 
 CODECS = {
-    "h264": Codec(".mp4", "libx264", "yuv420p", _x264, "aac"),
-    "lossless": Codec(".mkv", "ffv1", "bgr0", _ffv1, "flac"),
+    "h264": Codec(".mp4", "libx264", "yuv420p", _x264, "aac", 0.25),
+    "lossless": Codec(".mkv", "ffv1", "bgr0", _ffv1, "flac", 2.0),
 }
 
 

@@ -1,0 +1,132 @@
+"""A video of any length: the job on the disk, filled clip by clip through ComfyUI, then joined with its sound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..multitalk_core.families import Family
+from ..multitalk_core.generate import clip_seed, make_clip
+from ..multitalk_core.job import Job, motion_bytes
+from ..multitalk_core.segments import Codec, write_sound
+from ..multitalk_core.wav2vec import FPS, Embeds
+from ..multitalk_core.windows import Clip
+from .backend import ComfyBackend
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What the video's sound is encoded from."""
+
+    waveform: Tensor  # [C, N], of one or two channels
+    rate: int
+
+
+@dataclass(frozen=True)
+class LongVideo:
+    """One video; its clips are all of `plan`, in which a shot begins wherever nothing is dropped."""
+
+    backend: ComfyBackend
+    family: Family
+    plan: Sequence[Clip]
+    source: Callable[[int], Tensor]  # frame number → [1, H, W, 3] at the video's size
+    tracks: Sequence[Embeds]
+    seed: int
+    colour: float
+    sound: Sound
+
+    def make(self, job: Job, codec: Codec, out: Path, tell: Callable[[str], None]) -> str:
+        """Make what is missing and join everything; returns a report in a few lines.
+
+        Args:
+            tell: gets a line about where the work is, for the node.
+        Raises:
+            JobError: the disk, or another process; what is finished stays.
+            InterruptProcessingException: the user stopped it; what is finished stays.
+        """
+        began = time.monotonic()
+        first = self.source(0)
+        with job.hold():
+            before = job.finished
+            job.check_space(self._bytes(first, codec, len(self.plan) - before))
+            progress = Progress(self.backend, len(self.plan), before, tell)
+            backend = replace(self.backend, callback=progress.step)
+
+            def make(clip: Clip, motion: Tensor | None) -> tuple[int, Tensor]:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                job.check_space(self._bytes(first, codec, 1))
+                progress.begin(clip)
+                seed = clip_seed(self.seed, clip.index)
+                return seed, make_clip(
+                    backend, self.family, clip, self.source(clip.start), first, motion, self.tracks, self.seed, self.colour
+                )
+
+            job.fill(make, progress.finished)
+            tell("joining")
+            sound = None
+            if self.sound.waveform.shape[-1]:
+                sound = job.folder / f"sound{codec.suffix}"
+                write_sound(sound, self.sound.waveform, self.sound.rate, codec)
+            job.join(out, sound)
+        frames = sum(clip.keep for clip in self.plan)
+        lines = [
+            f"{frames} frames ({frames / FPS:.2f} s) in {len(self.plan)} clips, {self.family.name}",
+            f"{before} clips were finished before" if before else "all clips made now",
+            f"{time.monotonic() - began:.0f} s",
+        ]
+        return "\n".join(lines)
+
+    def _bytes(self, first: Tensor, codec: Codec, clips: int) -> int:
+        """About what so many clips, and the finished file, take on the disk."""
+        height, width = first.shape[1:3]
+        new = max(clip.keep for clip in self.plan)
+        segment = int(new * height * width * codec.bytes_per_pixel)
+        return 2 * clips * segment + 2 * motion_bytes(max(clip.drop for clip in self.plan), height, width)
+
+
+class Progress:
+    """One bar over all steps of all clips, a line on the node, and each finished clip's last frame."""
+
+    def __init__(self, backend: ComfyBackend, clips: int, before: int, tell: Callable[[str], None]) -> None:
+        self._steps, self._clips, self._tell = backend.sigmas.shape[-1] - 1, clips, tell
+        self._bar = comfy.utils.ProgressBar(self._steps * clips)
+        self._done, self._left = before * self._steps, max(1, (clips - before) * self._steps)
+        self._made, self._began = 0, time.monotonic()
+        self._clip = 0
+        self._bar.update_absolute(self._done)
+
+    def begin(self, clip: Clip) -> None:
+        self._clip = clip.index
+        self._tell(f"clip {clip.index + 1}/{self._clips}")
+
+    def step(self, step: int, denoised: Tensor, noisy: Tensor, total: int) -> None:
+        """ComfyUI's callback after every step."""
+        self._made += 1
+        self._done = min(self._done + 1, self._steps * self._clips)
+        seconds = (time.monotonic() - self._began) / self._made * max(0, self._left - self._made)
+        self._tell(f"clip {self._clip + 1}/{self._clips}, step {step + 1}/{self._steps}, {_clock(seconds)} left")
+        self._bar.update_absolute(self._done)
+
+    def finished(self, clip: Clip, frames: Tensor) -> None:
+        """Shows the clip's last frame."""
+        self._bar.update_absolute(self._done, preview=("JPEG", _picture(frames[-1]), latent_preview.MAX_PREVIEW_RESOLUTION))
+
+
+def _picture(frame: Tensor) -> Any:
+    from PIL import Image
+
+    return Image.fromarray((frame.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"

@@ -1,0 +1,104 @@
+"""A long video through the real models at their smallest: what is stopped goes on to the same bits."""
+
+import hashlib
+
+import pytest
+import torch
+
+from multitalk_nodes.multitalk_core.families import FAMILIES
+from multitalk_nodes.multitalk_core.generate import generate
+from multitalk_nodes.multitalk_core.job import Job
+from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
+from multitalk_nodes.multitalk_core.speakers import Speaker
+from multitalk_nodes.multitalk_core.windows import plan_clips
+from multitalk_nodes.tests.graphs import ROOT
+
+FRAMES, CLIP, STEPS, SEED = 22, 9, 2, 5
+LOSSLESS = CODECS["lossless"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def video(comfy, request):
+    """A drawn face that says something for 22 frames, in clips of 9."""
+    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
+    from multitalk_nodes.comfy_bridge.demo import load_demo
+    from multitalk_nodes.comfy_bridge.long_video import LongVideo, Sound
+    from multitalk_nodes.demo.faces import one_face
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+    from multitalk_nodes.multitalk_core.voices import encode_voices
+
+    family = FAMILIES[request.param]
+    demo = load_demo(ROOT / "demo" / "weights", family)
+    waveform = 0.2 * torch.randn(1, round(FRAMES / 25 * 16000), generator=torch.Generator().manual_seed(0))
+    voices = encode_voices([Speaker(waveform, 16000)], demo.audio_encoder, "sequential")
+    backend = ComfyBackend(
+        demo.model, demo.weights, demo.vae, demo.prompt, demo.prompt, None, sigmas=sigmas(STEPS, 3.0), text_scale=1.0, audio_scale=1.0
+    )
+    picture = one_face().picture()[None]
+    plan = plan_clips(FRAMES, CLIP, 5)
+    return LongVideo(backend, family, plan, lambda number: picture, voices.tracks, SEED, 1.0, Sound(voices.sound, voices.rate))
+
+
+def job_of(video, folder, key="a"):
+    return Job(folder / "job", key, video.plan, LOSSLESS, 18)
+
+
+def make(video, folder, tell=lambda line: None):
+    with torch.inference_mode():  # as ComfyUI runs its nodes
+        report = video.make(job_of(video, folder), LOSSLESS, folder / "out.mkv", tell)
+    return hashlib.sha256((folder / "out.mkv").read_bytes()).hexdigest(), report
+
+
+@pytest.fixture(scope="module")
+def whole(video, tmp_path_factory):
+    return make(video, tmp_path_factory.mktemp("whole"))[0]
+
+
+def test_it_is_the_video_that_the_loop_makes(video, tmp_path):
+    make(video, tmp_path)
+    made = torch.stack([*read_frames(tmp_path / "out.mkv")])
+    with torch.inference_mode():
+        expected = torch.cat(
+            [*generate(video.backend, video.family, video.plan, video.source, video.tracks, video.seed, video.colour)]
+        ).clamp(0, 1)
+    assert made.shape == expected.shape == (FRAMES, 64, 64, 3)
+    assert (made - expected).abs().max() < 1.5 / 255  # 8 bits; motion frames of 16
+
+
+@pytest.mark.parametrize("moment", [0, 1, 3, 6])
+def test_a_video_that_was_stopped_at_any_step_goes_on_to_the_same_bits(video, whole, tmp_path, moment):
+    import comfy.model_management
+
+    told = []
+
+    def stop(line):
+        told.append(line)
+        if sum("step" in line for line in told) == moment:
+            comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        make(video, tmp_path, stop if moment else lambda line: comfy.model_management.interrupt_current_processing())
+    steps = sum("step" in line for line in told)
+    assert moment <= steps <= moment + 1, "within one step"
+    with job_of(video, tmp_path).hold() as job:
+        finished = job.finished
+    assert finished == steps // STEPS or finished == (steps - 1) // STEPS
+    again, report = make(video, tmp_path)
+    assert again == whole
+    assert f"{finished} clips were finished before" in report or not finished
+
+
+def test_progress_counts_every_step_of_every_clip(video, tmp_path):
+    import comfy.utils
+
+    told, bars = [], []
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: bars.append((done, total, preview)))
+    try:
+        make(video, tmp_path, told.append)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    clips = len(video.plan)
+    assert [line.split(",")[0] for line in told if "step 2/2" in line] == [f"clip {n}/{clips}" for n in range(1, clips + 1)]
+    assert all(line.endswith(" left") for line in told if "step" in line) and told[-1] == "joining"
+    assert bars[-1][:2] == (clips * STEPS, clips * STEPS)
+    assert sum(preview is not None for *_, preview in bars) == clips
