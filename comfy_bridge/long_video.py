@@ -19,7 +19,7 @@ from ..multitalk_core.generate import clip_seed, make_clip
 from ..multitalk_core.job import Job, motion_bytes
 from ..multitalk_core.segments import Codec, write_sound
 from ..multitalk_core.wav2vec import FPS, Embeds
-from ..multitalk_core.windows import Clip
+from ..multitalk_core.windows import Clip, Shot, stretch_of
 from .backend import ComfyBackend
 
 
@@ -33,16 +33,21 @@ class Sound:
 
 @dataclass(frozen=True)
 class LongVideo:
-    """One video; its clips are all of `plan`, in which a shot begins wherever nothing is dropped."""
+    """One video, of one shot or several: each has its own slice of the voices, first clip and colours."""
 
     backend: ComfyBackend
     family: Family
-    plan: Sequence[Clip]
+    shots: Sequence[Shot]
     source: Callable[[int], Tensor]  # frame number → [1, H, W, 3] at the video's size
     tracks: Sequence[Embeds]
     seed: int
     colour: float
     sound: Sound
+
+    @property
+    def plan(self) -> list[Clip]:
+        """All clips."""
+        return [clip for shot in self.shots for clip in shot.clips]
 
     def make(self, job: Job, codec: Codec, out: Path, tell: Callable[[str], None]) -> str:
         """Make what is missing and join everything; returns a report in a few lines.
@@ -54,21 +59,24 @@ class LongVideo:
             InterruptProcessingException: the user stopped it; what is finished stays.
         """
         began = time.monotonic()
-        first = self.source(0)
+        clips = len(self.plan)
+        shot_of = {clip.index: shot for shot in self.shots for clip in shot.clips}
+        tracks_of = {shot.start: self._tracks(shot) for shot in self.shots}
+        size = self.source(0).shape[1:3]
         with job.hold():
             before = job.finished
-            job.check_space(self._bytes(first, codec, len(self.plan) - before))
-            progress = Progress(self.backend, len(self.plan), before, tell)
+            job.check_space(self._bytes(*size, codec, clips - before))
+            progress = Progress(self.backend, clips, before, tell)
             backend = replace(self.backend, callback=progress.step)
 
             def make(clip: Clip, motion: Tensor | None) -> tuple[int, Tensor]:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                job.check_space(self._bytes(first, codec, 1))
+                job.check_space(self._bytes(*size, codec, 1))
                 progress.begin(clip)
-                seed = clip_seed(self.seed, clip.index)
-                return seed, make_clip(
-                    backend, self.family, clip, self.source(clip.start), first, motion, self.tracks, self.seed, self.colour
-                )
+                start = shot_of[clip.index].start
+                first, source = self.source(start), self.source(start + clip.start)
+                frames = make_clip(backend, self.family, clip, source, first, motion, tracks_of[start], self.seed, self.colour)
+                return clip_seed(self.seed, clip.index), frames
 
             job.fill(make, progress.finished)
             tell("joining")
@@ -77,17 +85,20 @@ class LongVideo:
                 sound = job.folder / f"sound{codec.suffix}"
                 write_sound(sound, self.sound.waveform, self.sound.rate, codec)
             job.join(out, sound)
-        frames = sum(clip.keep for clip in self.plan)
+        frames = self.shots[-1].stop
+        shots = f" of {len(self.shots)} shots" if len(self.shots) > 1 else ""
         lines = [
-            f"{frames} frames ({frames / FPS:.2f} s) in {len(self.plan)} clips, {self.family.name}",
+            f"{frames} frames ({frames / FPS:.2f} s) in {clips} clips{shots}, {self.family.name}",
             f"{before} clips were finished before" if before else "all clips made now",
             f"{time.monotonic() - began:.0f} s",
         ]
         return "\n".join(lines)
 
-    def _bytes(self, first: Tensor, codec: Codec, clips: int) -> int:
+    def _tracks(self, shot: Shot) -> Sequence[Embeds]:
+        return self.tracks if len(self.shots) == 1 else [stretch_of(track, shot.start, shot.stop) for track in self.tracks]
+
+    def _bytes(self, height: int, width: int, codec: Codec, clips: int) -> int:
         """About what so many clips, and the finished file, take on the disk."""
-        height, width = first.shape[1:3]
         new = max(clip.keep for clip in self.plan)
         segment = int(new * height * width * codec.bytes_per_pixel)
         return 2 * clips * segment + 2 * motion_bytes(max(clip.drop for clip in self.plan), height, width)

@@ -6,12 +6,13 @@ Shapes: S speakers, F video frames, W = 5 neighbours, L layers, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .wav2vec import Embeds
+from .wav2vec import FPS, Embeds
 
 WINDOW = 5  # neighbours −2…+2 of every video frame
 FRAMES_PER_LATENT = 4  # the Wan VAE's stride in time
@@ -62,6 +63,55 @@ def plan_clips(frames: int, clip_frames: int, overlap: int) -> list[Clip]:
         covered = min(start + clip_frames, frames)
         clips.append(Clip(index, start, start + clip_frames, drop, covered - start - drop))
     return clips
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What lies between two cuts: a video of its own within the video."""
+
+    start: int  # its first frame in the whole video
+    stop: int
+    clips: tuple[Clip, ...]  # numbered through the whole video; their frames count from the shot's beginning
+
+
+def plan_shots(frames: int, cuts: Sequence[float], clip_frames: int, overlap: int) -> list[Shot]:
+    """Shots that cover a video of exactly `frames` frames.
+
+    Args:
+        cuts: seconds; each to the nearest frame. What lies at or outside the video's ends cuts nothing.
+    """
+    inside = {number for cut in cuts if 0 < (number := round(cut * FPS)) < frames}
+    bounds = [0, *sorted(inside), frames]
+    shots: list[Shot] = []
+    count = 0
+    for start, stop in pairwise(bounds):
+        clips = [replace(clip, index=count + clip.index) for clip in plan_clips(stop - start, clip_frames, overlap)]
+        count += len(clips)
+        shots.append(Shot(start, stop, tuple(clips)))
+    return shots
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a track as a track of its own; what it is read from may lie on a disk."""
+
+    track: Embeds
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([self.stop - self.start, *self.track.shape[1:]])
+
+    def __getitem__(self, frames: slice) -> Tensor:
+        first, last, _ = frames.indices(self.stop - self.start)
+        return self.track[self.start + first : self.start + max(first, last)]
+
+
+def stretch_of(track: Embeds, start: int, stop: int) -> Embeds:
+    """The embeddings of the frames start…stop, at least one: a track may end a frame before its video."""
+    stop = max(min(stop, track.shape[0]), 1)
+    return Stretch(track, min(start, stop - 1), stop)
 
 
 def window_indices(start: int, stop: int) -> Tensor:

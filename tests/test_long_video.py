@@ -1,6 +1,7 @@
 """A long video through the real models at their smallest: what is stopped goes on to the same bits."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from multitalk_nodes.multitalk_core.generate import generate
 from multitalk_nodes.multitalk_core.job import Job
 from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.speakers import Speaker
-from multitalk_nodes.multitalk_core.windows import plan_clips
+from multitalk_nodes.multitalk_core.windows import plan_shots
 from multitalk_nodes.tests.graphs import ROOT
 
 FRAMES, CLIP, STEPS, SEED = 22, 9, 2, 5
@@ -35,8 +36,8 @@ def video(comfy, request):
         demo.model, demo.weights, demo.vae, demo.prompt, demo.prompt, None, sigmas=sigmas(STEPS, 3.0), text_scale=1.0, audio_scale=1.0
     )
     picture = one_face().picture()[None]
-    plan = plan_clips(FRAMES, CLIP, 5)
-    return LongVideo(backend, family, plan, lambda number: picture, voices.tracks, SEED, 1.0, Sound(voices.sound, voices.rate))
+    shots = plan_shots(FRAMES, [], CLIP, 5)
+    return LongVideo(backend, family, shots, lambda number: picture, voices.tracks, SEED, 1.0, Sound(voices.sound, voices.rate))
 
 
 def job_of(video, folder, key="a"):
@@ -86,6 +87,19 @@ def test_a_video_that_was_stopped_at_any_step_goes_on_to_the_same_bits(video, wh
     again, report = make(video, tmp_path)
     assert again == whole
     assert f"{finished} clips were finished before" in report or not finished
+
+
+def test_shots_are_videos_of_their_own(video, tmp_path):
+    from multitalk_nodes.multitalk_core.windows import plan_clips
+
+    cut = replace(video, shots=plan_shots(FRAMES, [0.5], CLIP, 5))  # at frame 12
+    assert "4 clips of 2 shots" in make(cut, tmp_path)[1]
+    made = torch.stack([*read_frames(tmp_path / "out.mkv")])
+    with torch.inference_mode():
+        tracks = [track[12:] for track in video.tracks]
+        plan = [replace(clip, index=2 + clip.index) for clip in plan_clips(FRAMES - 12, CLIP, 5)]
+        alone = torch.cat([*generate(video.backend, video.family, plan, video.source, tracks, video.seed, video.colour)])
+    assert (made[12:] - alone.clamp(0, 1)).abs().max() < 1.5 / 255
 
 
 def test_progress_counts_every_step_of_every_clip(video, tmp_path):

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core.wav2vec import StreamedEmbeds, embed_frames, video_frames
-from multitalk_nodes.multitalk_core.windows import audio_windows, fitting_frames, latent_frames, plan_clips, reflect, window_indices
+from multitalk_nodes.multitalk_core.windows import (
+    audio_windows,
+    fitting_frames,
+    latent_frames,
+    plan_clips,
+    plan_shots,
+    reflect,
+    stretch_of,
+    window_indices,
+)
 
 PLANS = [(81, 25), (81, 9), (81, 1), (5, 4), (5, 1), (2, 1), (33, 13), (121, 25)]
 
@@ -124,3 +133,32 @@ def test_a_track_has_a_whole_embedding_for_every_640_samples():
 def test_embeddings_are_at_most_a_frame_short_of_the_video():
     for samples in range(1, 40_000, 7):
         assert 0 <= video_frames(samples) - embed_frames(samples) <= 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "cuts", "bounds"),
+    [
+        (100, [], [0, 100]),
+        (100, [2.0, 1.0], [0, 25, 50, 100]),
+        (100, [0.0, 4.0, 9.0, -1.0], [0, 100]),
+        (100, [1.0, 1.01, 1.019], [0, 25, 100]),
+        (3, [0.05], [0, 1, 3]),
+    ],
+)
+def test_shots_lie_between_cuts_and_number_their_clips_through(frames, cuts, bounds):
+    shots = plan_shots(frames, cuts, 13, 5)
+    assert [shot.start for shot in shots] + [shots[-1].stop] == bounds
+    clips = [clip for shot in shots for clip in shot.clips]
+    assert [clip.index for clip in clips] == list(range(len(clips)))
+    for shot in shots:
+        assert shot.clips[0].drop == shot.clips[0].start == 0
+        assert sum(clip.keep for clip in shot.clips) == shot.stop - shot.start
+
+
+def test_a_stretch_is_a_track_of_its_own():
+    track = torch.randn(40, 2, 3)
+    stretch, alone = stretch_of(track, 10, 30), track[10:30]
+    assert stretch.shape == alone.shape
+    assert torch.equal(audio_windows([stretch], 0, 45), audio_windows([alone], 0, 45))
+    assert torch.equal(stretch_of(track, 35, 50)[0:9], track[35:40])
+    assert stretch_of(track, 40, 41).shape[0] == 1
