@@ -20,7 +20,7 @@ RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
 MEAN, DECILE, WORST = "mean", "10 % quantile", "mean of the worst tenth"
 OWN, PLACES, OTHER = "own voice", "voice of its place", "other's voice above ground truth's"
 AMPLITUDE, PICTURE = "opening", "PSNR"
-SILENT, DRIFT = "silent mouth's mean opening, off by", "last clip's PSNR minus the first's"
+SILENT, FIRST, DRIFT = "silent mouth's mean opening, off by", "first clip's PSNR", "last clip's PSNR minus the first's"
 TRUTH = "truth-"  # before the name of the row whose ground truth it is
 
 
@@ -123,7 +123,7 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
     ),
     "vae": (Quantity(PICTURE, picture, form="{:.2f} dB"),),
     "drift": (
-        Quantity("first clip's PSNR", lambda record: record["psnr"][:1], form="{:.2f} dB"),
+        Quantity(FIRST, lambda record: record["psnr"][:1], form="{:.2f} dB"),
         Quantity("last clip's PSNR", lambda record: record["psnr"][-1:], form="{:.2f} dB"),
         Quantity(DRIFT, lambda record: [record["psnr"][-1] - record["psnr"][0]], form="{:+.2f} dB"),
         Quantity(OWN, own),
@@ -148,6 +148,12 @@ BOUNDS = (
     Bound("drift-multitalk", DRIFT, "≥", -2.0),
     Bound("drift-infinitetalk", DRIFT, "≥", -2.0),
 )
+# Correlations alone would let grey pictures with a mouth in them pass, or mouths that hardly open.
+BOUNDS += tuple(
+    bound
+    for row in ("one", "two")
+    for bound in (Bound(row, AMPLITUDE, "≥", 0.75), Bound(row, PICTURE, "≥", 22.0))
+) + tuple(Bound(f"drift-{family}", FIRST, "≥", 22.0) for family in ("multitalk", "infinitetalk"))  # fmt: skip
 # For few clips, whose means scatter, and for other machines' arithmetic.
 QUICK_BOUNDS = (
     Bound("one", f"{OWN}, {MEAN}", "≥", 0.90),
@@ -155,6 +161,10 @@ QUICK_BOUNDS = (
     Bound("two", OTHER, "≤", 0.12),
     Bound("swapped", PLACES, "≥", 0.86),
     Bound("silent", SILENT, "≤", 0.20),
+    Bound("one", AMPLITUDE, "≥", 0.70),
+    Bound("two", AMPLITUDE, "≥", 0.65),
+    Bound("one", PICTURE, "≥", 21.0),
+    Bound("two", PICTURE, "≥", 21.0),
 )
 
 

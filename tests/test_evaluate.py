@@ -60,14 +60,22 @@ class Puppeteer:
         frames = take.plan[-1].stop
         voices = torch.stack([self.voice_of(i, take.speakers) for i in range(len(take.speakers))])
         energies = torch.stack([voice_energy(voice, frames) for voice in voices])
-        if self.fault == "mouths stand still":
-            energies.zero_()
+        energies *= {"mouths stand still": 0.0, "mouths hardly open": 0.4}.get(self.fault, 1.0)
         acting = Acting(energies, self.case.acting.nods, self.case.acting.blinks)
         for clip in take.plan:
             frames = replace(self.case, acting=acting).truth(clip.start + clip.drop, clip.start + clip.drop + clip.keep)
+            if self.fault == "only mouths are drawn":
+                frames = self.only_mouths(frames)
             if self.fault == "pictures fade":
                 frames = frames.lerp(torch.full_like(frames, 0.5), 0.05 * clip.index)
             yield frames
+
+    def only_mouths(self, frames):
+        grey = torch.full_like(frames, 0.6)
+        for face in self.case.scene.faces:
+            left, top, right, bottom = face.mouth_box
+            grey[:, top:bottom, left:right] = frames[:, top:bottom, left:right]
+        return grey
 
     def voice_of(self, face, speakers):
         heard = [torch.zeros_like(self.case.voices[0]) if s.waveform is None else s.waveform[0] for s in speakers]
@@ -217,6 +225,10 @@ def test_perfect_videos_reach_every_bound(evaluate, tmp_path):
     [
         ("mouths stand still", ("one",), {"one"}),
         ("mouths stand still", ("two", "swapped"), {"two", "swapped"}),
+        ("mouths hardly open", ("one",), {"one"}),
+        ("mouths hardly open", ("two",), {"two"}),
+        ("only mouths are drawn", ("one",), {"one"}),
+        ("only mouths are drawn", ("two",), {"two"}),
         ("everybody hears everything", ("two", "swapped"), {"two", "swapped"}),
         ("boxes mean nothing", ("two", "swapped"), {"swapped"}),
         ("nobody is silent", ("silent",), {"silent"}),
