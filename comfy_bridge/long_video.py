@@ -4,23 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
 from torch import Tensor
 
-from ..multitalk_core.families import Family
+from ..multitalk_core.audio import playable
+from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.generate import clip_seed, make_clip
+from ..multitalk_core.guidance import Projection
 from ..multitalk_core.job import Job, motion_bytes
+from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.segments import Codec, write_sound
+from ..multitalk_core.sizes import fit_picture
+from ..multitalk_core.sources import VideoSource
+from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS, Embeds
-from ..multitalk_core.windows import Clip, Shot, stretch_of
+from ..multitalk_core.windows import Clip, Shot, plan_shots, stretch_of
 from .backend import ComfyBackend
+from .clip import fit_scene, whole_clip
+from .conditioning import Conditioning
+from .weights import MultiTalkWeights
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user chooses for a long video."""
+
+    width: int
+    height: int
+    seed: int
+    steps: int
+    shift: float
+    text_scale: float
+    audio_scale: float
+    sampler_name: str
+    projection: Projection | None
+    family: str  # "auto" is the weights'
+    clip_frames: int
+    motion_frames: int  # 0 is the family's
+    colour: float
+    cuts: tuple[float, ...]  # s
 
 
 @dataclass(frozen=True)
@@ -102,6 +133,44 @@ class LongVideo:
         new = max(clip.keep for clip in self.plan)
         segment = int(new * height * width * codec.bytes_per_pixel)
         return 2 * clips * segment + 2 * motion_bytes(max(clip.drop for clip in self.plan), height, width)
+
+
+def long_video(
+    model: comfy.model_patcher.ModelPatcher,
+    weights: MultiTalkWeights,
+    voices: Voices,
+    picture: Tensor,
+    vae: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    clip_vision: Any,
+    source: VideoSource | None,
+    settings: Settings,
+) -> LongVideo:
+    """Everything checked and put together; nothing is made yet.
+
+    Args:
+        picture: [B, H, W, C], the first is the video's source, if there is no other.
+        source: a video in place of the picture, for dubbing.
+    """
+    if source is not None:
+        picture = source(0)
+    scene, fit = fit_scene(model, weights, voices, picture, vae, positive, negative, settings.width, settings.height, clip_vision)
+    height, width = fit.shape[1:3]
+    family = weights.family if settings.family == "auto" else FAMILIES[settings.family]
+    overlap = whole_clip(settings.motion_frames or family.motion_frames)
+    shots = plan_shots(voices.frames, settings.cuts, whole_clip(settings.clip_frames), overlap)
+    backend = ComfyBackend(
+        **{field.name: getattr(scene, field.name) for field in fields(scene)},
+        sigmas=sigmas(settings.steps, settings.shift),
+        text_scale=settings.text_scale,
+        audio_scale=settings.audio_scale,
+        projection=settings.projection,
+        sampler=comfy.samplers.sampler_object(settings.sampler_name),
+    )
+    frame = (lambda number: fit) if source is None else (lambda number: fit_picture(source(number), height, width))
+    sound = Sound(*playable(voices.sound, voices.rate))
+    return LongVideo(backend, family, shots, frame, voices.tracks, settings.seed, settings.colour, sound)
 
 
 class Progress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,35 +28,42 @@ class VideoSource:
 
     Behind the video's end its last frame stays. Frames are turned as the camera says.
 
+    Args:
+        file: a path, or a file that is open for reading.
+        start: s from the video's beginning; frames are counted from there.
+        duration: s; 0 is to the end.
     Raises:
         SourceError: no video, or one without a picture.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: Path | IO[bytes], start: float = 0.0, duration: float = 0.0) -> None:
         try:
             import av
         except ImportError as error:
             raise ImportError("Reading videos needs PyAV: pip install av") from error
-        self._path, self._errors = path, av.FFmpegError  # pyright: ignore[reportPrivateImportUsage]
+        self._errors = av.FFmpegError  # pyright: ignore[reportPrivateImportUsage]
+        self._start, self._last = Fraction(start), max(0, round(duration * FPS) - 1) if duration else None
+        name = file.name if isinstance(file, Path) else "the video"
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(file) if isinstance(file, Path) else file)
         except (self._errors, OSError) as error:
-            raise SourceError(f"'{path.name}' cannot be read as video ({error}). Export it again, for example as MP4.") from error
+            raise SourceError(f"'{name}' cannot be read as video ({error}). Export it again, for example as MP4.") from error
         if not self._container.streams.video:
             self.close()
-            raise SourceError(f"'{path.name}' has no video stream. Choose a video, or use an image as the source.")
+            raise SourceError(f"'{name}' has no video stream. Choose a video, or use an image as the source.")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self._frames = self._decoded()
         self._shown = self._next = next(self._frames, None)
         if self._shown is None:
             self.close()
-            raise SourceError(f"'{path.name}' holds no picture. Export it again.")
+            raise SourceError(f"'{name}' holds no picture. Export it again.")
         self._first = self._time(self._shown)  # s; of some videos it is not 0
 
     def __call__(self, number: int) -> Tensor:
-        """The frame that is shown number / 25 s after the video's beginning: [1, H, W, 3]."""
-        seconds = Fraction(number, FPS) + self._first
+        """The frame that is shown number / 25 s after the start: [1, H, W, 3]."""
+        number = number if self._last is None else min(number, self._last)
+        seconds = Fraction(number, FPS) + self._start + self._first
         if self._time(self._shown) > seconds or (self._next is not None and self._time(self._next) + FAR < seconds):
             self._seek(seconds)
         while self._next is not None and self._time(self._next) <= seconds:

@@ -5,6 +5,7 @@ Shapes: S speakers, F video frames, W = 5 neighbours, L layers, D hidden size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -72,6 +73,21 @@ class Shot:
     start: int  # its first frame in the whole video
     stop: int
     clips: tuple[Clip, ...]  # numbered through the whole video; their frames count from the shot's beginning
+
+
+def parse_cuts(text: str) -> tuple[float, ...]:
+    """Seconds from what a user writes: numbers between commas or spaces.
+
+    Raises:
+        ValueError: something that is no time.
+    """
+    try:
+        cuts = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError as error:
+        raise ValueError(f"'{text}' are no cuts. Write times in seconds with commas between, such as 12.5, 30.") from error
+    if any(not 0 <= cut < math.inf for cut in cuts):
+        raise ValueError(f"'{text}' are no cuts: times in seconds from the beginning were expected, such as 12.5, 30.")
+    return cuts
 
 
 def plan_shots(frames: int, cuts: Sequence[float], clip_frames: int, overlap: int) -> list[Shot]:

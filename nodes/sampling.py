@@ -1,6 +1,5 @@
 """Guidance, schedule, sampling and decoding."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..comfy_bridge.clip import decode_clip
@@ -9,6 +8,7 @@ from ..comfy_bridge.sampling import sample_clip
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.wav2vec import FPS
+from . import inputs
 from .types import CATEGORY, VOICES
 
 
@@ -18,59 +18,6 @@ def _conditioned():
         io.Conditioning.Input("positive", tooltip="From MultiTalk Conditioning."),
         io.Conditioning.Input("negative", tooltip="From MultiTalk Conditioning."),
     ]
-
-
-def _text_scale():
-    return io.Float.Input(
-        "text_scale",
-        default=5.0,
-        min=0.0,
-        max=30.0,
-        step=0.1,
-        tooltip="How strongly the prompt is followed. 1 (no guidance, an evaluation less a step) for distilled LoRAs.",
-    )
-
-
-def _audio_scale():
-    return io.Float.Input(
-        "audio_scale",
-        default=4.0,
-        min=0.0,
-        max=30.0,
-        step=0.1,
-        tooltip="How strongly the voices are followed: 3 to 5 moves lips clearly, 2 with distilled LoRAs, 1 is no guidance.",
-    )
-
-
-def _projected():
-    return [
-        io.Boolean.Input("apg", default=False, advanced=True, tooltip="Adaptive projected guidance: less over-saturation at high scales."),
-        io.Float.Input("apg_momentum", default=-0.75, min=-1.0, max=1.0, step=0.05, advanced=True, tooltip="APG's momentum."),
-        io.Float.Input(
-            "apg_threshold",
-            default=55.0,
-            min=0.0,
-            max=10000.0,
-            step=1.0,
-            advanced=True,
-            tooltip="APG's limit for the norm of a difference; 0 is no limit.",
-        ),
-    ]
-
-
-def _steps():
-    return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="40 for quality; 4 to 8 with a distilled LoRA.")
-
-
-def _shift():
-    return io.Float.Input(
-        "shift",
-        default=7.0,
-        min=0.01,
-        max=100.0,
-        step=0.1,
-        tooltip="7 for multitalk-480, 11 for multitalk-720, 2 with the FusionX LoRA. The model's own shift does not matter beside it.",
-    )
 
 
 class MultiTalkGuider(io.ComfyNode):
@@ -84,9 +31,9 @@ class MultiTalkGuider(io.ComfyNode):
             search_aliases=["audio cfg", "cfg", "apg"],
             inputs=[
                 *_conditioned(),
-                _text_scale(),
-                _audio_scale(),
-                *_projected(),
+                inputs.text_scale(),
+                inputs.audio_scale(),
+                *inputs.apg(),
             ],
             outputs=[io.Guider.Output()],
         )
@@ -106,7 +53,7 @@ class MultiTalkScheduler(io.ComfyNode):
             category=CATEGORY,
             description="The published noise schedule; none of core's schedulers ends as low.",
             search_aliases=["sigmas", "shift", "timesteps"],
-            inputs=[_steps(), _shift()],
+            inputs=[inputs.steps(), inputs.shift()],
             outputs=[io.Sigmas.Output()],
         )
 
@@ -127,17 +74,13 @@ class MultiTalkSampler(io.ComfyNode):
             inputs=[
                 *_conditioned(),
                 io.Latent.Input("latent", tooltip="From MultiTalk Conditioning."),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Another seed, another take."
-                ),
-                _steps(),
-                _shift(),
-                _text_scale(),
-                _audio_scale(),
-                io.Combo.Input(
-                    "sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler", advanced=True, tooltip="Published: euler."
-                ),
-                *_projected(),
+                inputs.seed(),
+                inputs.steps(),
+                inputs.shift(),
+                inputs.text_scale(),
+                inputs.audio_scale(),
+                inputs.sampler_name(),
+                *inputs.apg(),
             ],
             outputs=[io.Latent.Output()],
         )

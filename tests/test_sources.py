@@ -1,5 +1,6 @@
 """A source video is seen at 25 frames a second, whatever it is made of."""
 
+import io
 import struct
 from fractions import Fraction
 
@@ -70,6 +71,12 @@ def test_the_last_frame_stays(tmp_path):
         assert number(last) == 9
         assert torch.equal(source(10), last) and torch.equal(source(5000), last)
         assert number(source(4)) == 4
+
+
+def test_a_part_of_a_video_that_is_in_memory(tmp_path):
+    times = [i / 25 for i in range(50)]
+    with io.BytesIO(write(tmp_path / "a.mp4", times).read_bytes()) as file, VideoSource(file, start=0.4, duration=1.0) as source:
+        assert [number(source(n)) for n in (0, 5, 24, 25, 900)] == [10, 15, 34, 34, 34]
 
 
 def test_the_shape_and_range_of_a_frame(tmp_path):

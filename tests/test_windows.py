@@ -8,6 +8,7 @@ from multitalk_nodes.multitalk_core.windows import (
     audio_windows,
     fitting_frames,
     latent_frames,
+    parse_cuts,
     plan_clips,
     plan_shots,
     reflect,
@@ -162,3 +163,11 @@ def test_a_stretch_is_a_track_of_its_own():
     assert torch.equal(audio_windows([stretch], 0, 45), audio_windows([alone], 0, 45))
     assert torch.equal(stretch_of(track, 35, 50)[0:9], track[35:40])
     assert stretch_of(track, 40, 41).shape[0] == 1
+
+
+def test_cuts_are_numbers_with_commas_or_spaces():
+    assert parse_cuts("") == parse_cuts(" , ") == ()
+    assert parse_cuts("12.5, 30 45") == (12.5, 30.0, 45.0)
+    for text in ("a", "1:30", "-1", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"'{text}' are no cuts"):
+            parse_cuts(text)

@@ -1,0 +1,69 @@
+"""Inputs that several nodes have alike."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+
+def seed():
+    return io.Int.Input(
+        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Another seed, another take."
+    )
+
+
+def sampler_name():
+    return io.Combo.Input(
+        "sampler_name", options=list(comfy.samplers.SAMPLER_NAMES), default="euler", advanced=True, tooltip="Published: euler."
+    )
+
+
+def text_scale():
+    return io.Float.Input(
+        "text_scale",
+        default=5.0,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        tooltip="How strongly the prompt is followed. 1 (no guidance, an evaluation less a step) for distilled LoRAs.",
+    )
+
+
+def audio_scale():
+    return io.Float.Input(
+        "audio_scale",
+        default=4.0,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        tooltip="How strongly the voices are followed: 3 to 5 moves lips clearly, 2 with distilled LoRAs, 1 is no guidance.",
+    )
+
+
+def apg():
+    return [
+        io.Boolean.Input("apg", default=False, advanced=True, tooltip="Adaptive projected guidance: less over-saturation at high scales."),
+        io.Float.Input("apg_momentum", default=-0.75, min=-1.0, max=1.0, step=0.05, advanced=True, tooltip="APG's momentum."),
+        io.Float.Input(
+            "apg_threshold",
+            default=55.0,
+            min=0.0,
+            max=10000.0,
+            step=1.0,
+            advanced=True,
+            tooltip="APG's limit for the norm of a difference; 0 is no limit.",
+        ),
+    ]
+
+
+def steps():
+    return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="40 for quality; 4 to 8 with a distilled LoRA.")
+
+
+def shift():
+    return io.Float.Input(
+        "shift",
+        default=7.0,
+        min=0.01,
+        max=100.0,
+        step=0.1,
+        tooltip="7 for multitalk-480, 11 for multitalk-720, 2 with the FusionX LoRA. The model's own shift does not matter beside it.",
+    )

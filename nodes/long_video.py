@@ -1,0 +1,129 @@
+"""A video of any length, in one node."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import InputImpl, io, ui
+from server import PromptServer
+
+from ..comfy_bridge.job_key import job_key, jobs_folder
+from ..comfy_bridge.long_video import Settings, long_video
+from ..comfy_bridge.weights import MultiTalkWeights
+from ..multitalk_core.families import FAMILIES
+from ..multitalk_core.guidance import Projection
+from ..multitalk_core.job import Job
+from ..multitalk_core.segments import CODECS, WORST
+from ..multitalk_core.sources import VideoSource
+from ..multitalk_core.windows import parse_cuts
+from . import inputs
+from .types import CATEGORY, VOICES
+
+NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
+
+
+class MultiTalkLongVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkLongVideo",
+            display_name="MultiTalk Long Video",
+            category=CATEGORY,
+            description="A talking video of any length, as long as the voices, into a file. Memory stays that of one clip, and a video "
+            "that was stopped goes on where it was when it is queued again.",
+            search_aliases=["infinitetalk", "dubbing", "any length", "unlimited", "resume"],
+            inputs=[
+                io.Model.Input("model", tooltip="A WAN 2.1 image-to-video model, with whatever LoRAs. Not from MultiTalk Conditioning."),
+                io.ModelPatch.Input("weights", tooltip="From MultiTalk Model Loader."),
+                VOICES.Input("voices", tooltip="From MultiTalk Wav2Vec2 Embeds: the video is as long as they are."),
+                io.Image.Input("image", optional=True, tooltip="The picture; masks and boxes are in its pixels. Or connect a video."),
+                io.Video.Input("video", optional=True, tooltip="Dubbing: a video whose people get these voices, read frame by frame."),
+                io.Vae.Input("vae", tooltip="wan_2.1_vae."),
+                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("negative", tooltip="What to avoid."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="clip_vision_h. The published models always have it."),
+                io.Int.Input("width", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
+                io.Int.Input("height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
+                inputs.seed(),
+                inputs.steps(),
+                inputs.shift(),
+                inputs.text_scale(),
+                inputs.audio_scale(),
+                inputs.sampler_name(),
+                *inputs.apg(),
+                io.Combo.Input(
+                    "family",
+                    options=["auto", *FAMILIES],
+                    default="auto",
+                    tooltip="How clips hang together. 'auto' is what the weights were trained for.",
+                ),
+                io.Int.Input("clip_frames", default=81, min=5, max=1001, step=4, advanced=True, tooltip="Frames made at once."),
+                io.Int.Input(
+                    "motion_frames",
+                    default=0,
+                    min=0,
+                    max=201,
+                    advanced=True,
+                    tooltip="Frames that a clip takes over from the one before. 0 is the family's: 25 for multitalk, 9 for infinitetalk.",
+                ),
+                io.Float.Input(
+                    "colour",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How far every clip's colours are brought to the source's first frame (Lab mean and deviation).",
+                ),
+                io.String.Input("cuts", default="", tooltip="Seconds at which a new shot begins, such as 12.5, 30. Empty is none."),
+                io.Combo.Input("codec", options=list(CODECS), default="h264", tooltip="h264: an MP4. lossless: an MKV with FFV1 and FLAC."),
+                io.Int.Input("quality", default=18, min=0, max=WORST, advanced=True, tooltip="x264's rate factor: less is better, larger."),
+                io.String.Input("filename_prefix", default="multitalk/video", tooltip="Where the file goes in the output folder."),
+                io.Boolean.Input(
+                    "keep_job", default=False, advanced=True, tooltip="Keep the clips in output/multitalk_jobs when the video is done."
+                ),
+            ],
+            outputs=[
+                io.Video.Output(tooltip="The finished file."),
+                io.Audio.Output(tooltip="The mixed voices."),
+                io.String.Output(display_name="report", tooltip="How long, how many clips, how many were there before."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **settings):
+        if (image is None) == (video is None):
+            raise ValueError("Connect either an image or a video: the people in it talk.")
+        source = None if video is None else VideoSource(video.get_stream_source(), *trimmed(video))
+        loaded = MultiTalkWeights.of(weights)
+        work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, settings_of(settings))
+        arrived = {"model": model, "weights": loaded.patcher, "prompts": [positive, negative], "picture": image}
+        arrived |= {"vae": vae.patcher, "clip_vision": None if clip_vision is None else clip_vision.patcher}
+        key = job_key(cls.hidden.unique_id, cls.hidden.prompt.__getitem__, NOT_SEEN, arrived)
+        codec = CODECS[settings["codec"]]
+        job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
+            settings["filename_prefix"], folder_paths.get_output_directory()
+        )
+        out = Path(folder) / f"{name}_{number:05}_{codec.suffix}"
+        report = work.make(job, codec, out, lambda line: PromptServer.instance.send_progress_text(line, cls.hidden.unique_id))
+        if not settings["keep_job"]:
+            job.remove()
+        sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
+        shown = ui.PreviewVideo([ui.SavedResult(out.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(out)), sound, report, ui=shown)
+
+
+def settings_of(chosen):
+    """The node's inputs as the bridge takes them."""
+    projection = Projection(chosen["apg_momentum"], chosen["apg_threshold"]) if chosen["apg"] else None
+    same = {name: chosen[name] for name in Settings.__dataclass_fields__ if name in chosen and name != "cuts"}
+    return Settings(**same, projection=projection, cuts=parse_cuts(chosen["cuts"]))
+
+
+def trimmed(video):
+    """Start and duration of a video that another node has cut; older ComfyUIs cannot cut."""
+    return video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
+
+
+NODES = [MultiTalkLongVideo]

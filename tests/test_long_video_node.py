@@ -1,0 +1,152 @@
+"""MultiTalk Long Video over a real server: exact lengths, interrupts, a process that is killed, dubbing, refusals."""
+
+import hashlib
+import os
+import re
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, node
+
+import multitalk_tools_server as tools  # isort: skip
+
+
+def long_graph(duration=0.9, **changes):
+    """A drawn face talks in clips of 9 frames, 2 steps each."""
+    graph = Graph()
+    demo = {"model": ["demo", 0], "weights": ["demo", 1], "vae": ["demo", 2], "positive": ["demo", 4], "negative": ["demo", 4]}
+    inputs = {"width": 0, "height": 0, "seed": 1, "steps": 2, "shift": 3.0, "text_scale": 1.0, "audio_scale": 1.0}
+    inputs |= {"sampler_name": "euler", "apg": False, "apg_momentum": -0.75, "apg_threshold": 55.0}
+    inputs |= {"family": "auto", "clip_frames": 9, "motion_frames": 5, "colour": 1.0, "cuts": ""}
+    inputs |= {"codec": "h264", "quality": 18, "filename_prefix": "long/a", "keep_job": False}
+    for name in ("clip", "sample", "decode", "video", "save"):
+        del graph[name]
+    graph["long"] = node("MultiTalkLongVideo", voices=["voices", 0], image=["image", 0], **demo, **inputs | changes)
+    graph["report"] = node("PreviewAny", source=["long", 2])
+    return graph.set("audio_1", duration=duration)
+
+
+def made(server, graph):
+    """The file, and the report."""
+    outputs = server.run(graph.prompt())
+    (file,) = [file for file in server.files({"long": outputs["long"]})]
+    return file, outputs["report"]["text"][0]
+
+
+def digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def jobs(server):
+    folder = server.base / "output" / "multitalk_jobs"
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+@pytest.fixture(scope="module")
+def inputs(server):
+    for file in (*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")):
+        server.upload(file)
+
+
+@pytest.mark.parametrize("family", ["multitalk", "infinitetalk"])
+@pytest.mark.parametrize(("seconds", "frames"), [(0.02, 1), (0.3, 8), (0.9, 22)])
+def test_a_video_is_as_long_as_its_voices(server, inputs, family, seconds, frames):
+    file, report = made(server, long_graph(seconds, family=family))
+    video = Probe(file)
+    assert video.count == frames and video.shows_something() and video.fps == 25
+    assert abs(video.seconds - seconds) < 0.06, "sound in blocks of 1024 samples"
+    assert report.startswith(f"{frames} frames") and family in report and "all clips made now" in report
+    assert jobs(server) == [], "finished jobs are removed"
+
+
+def test_an_interrupted_video_goes_on_to_the_same_bits(server, inputs):
+    whole = digest(made(server, long_graph(seed=2))[0])
+    graph = long_graph(seed=2, filename_prefix="long/b")
+    graph["other"] = node("PreviewAny", source=["long", 1])  # the server remembers what it made; this is another prompt
+    graph.set("long", keep_job=True)
+    running = server.queue(graph.prompt())
+    while not any(list(job.glob("clip_00000.mp4")) for job in jobs(server)):
+        time.sleep(0.05)
+    server.interrupt(running)
+    with pytest.raises(tools.Interrupted):
+        server.wait(running)
+    (job,) = jobs(server)
+    finished = len(list(job.glob("clip_*.mp4")))
+    assert 1 <= finished < 5
+    file, report = made(server, graph)
+    assert digest(file) == whole
+    assert f"{finished} clips were finished before" in report
+    assert jobs(server) == [job], "kept, as asked for"
+    for left in job.iterdir():
+        left.unlink()
+    job.rmdir()
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(comfy, tmp_path):
+    """kill -9 while clips are made; the next ComfyUI with the same output folder goes on."""
+    graph = long_graph(seed=3)
+    base = tmp_path / "base"
+    for attempt in range(2):
+        with tools.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT, base=base) as server:
+            for file in (*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")):
+                server.upload(file)
+            if attempt == 0:
+                server.queue(graph.prompt())
+                while not any(list(job.glob("clip_00001.mp4")) for job in jobs(server)):
+                    time.sleep(0.02)
+                server.process.kill()
+                server.process.wait()
+                continue
+            file, report = made(server, graph)
+            assert re.search(r"[23] clips were finished before", report), report
+            whole, report = made(server, long_graph(seed=3, filename_prefix="long/again", keep_job=True))
+            assert "all clips made now" in report
+            assert digest(file) == digest(whole)
+
+
+def test_dubbing_takes_every_clips_source_from_a_video(server, inputs, tmp_path):
+    with av.open(str(tmp_path / "dub.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        from PIL import Image
+
+        face = np.array(Image.open(SAMPLES / "face.png").convert("RGB").resize((64, 64)))
+        for i in range(30):  # it gets darker
+            container.mux(stream.encode(av.VideoFrame.from_ndarray((face * (1 - i / 60)).astype(np.uint8))))
+        container.mux(stream.encode())
+    server.upload(tmp_path / "dub.mp4")
+    graph = long_graph(family="infinitetalk", colour=0.0)
+    graph["source"] = node("LoadVideo", file="dub.mp4")
+    del graph["long"]["inputs"]["image"]
+    graph.set("long", video=["source", 0])
+    video = Probe(made(server, graph)[0])
+    assert video.count == 22
+    assert video.frames[-1].mean() < 0.85 * video.frames[0].mean(), "later clips follow later frames"
+
+
+REFUSED = {
+    "an image and a video": (lambda g: [g.__setitem__("s", node("LoadVideo", file="mute.mp4")), g.set("long", video=["s", 0])], "either"),
+    "neither": (lambda g: g["long"]["inputs"].pop("image"), "Connect either an image or a video"),
+    "cuts that are none": (lambda g: g.set("long", cuts="1:30"), "'1:30' are no cuts"),
+    "clips without anything new": (lambda g: g.set("long", motion_frames=9), "leave nothing new"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_plain_words(server, inputs, tmp_path, case):
+    with av.open(str(tmp_path / "mute.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        container.mux(stream.encode())
+    server.upload(tmp_path / "mute.mp4")
+    change, expected = REFUSED[case]
+    graph = long_graph()
+    change(graph)
+    with pytest.raises((tools.NodeFailed, tools.PromptRefused), match=expected):
+        server.run(graph.prompt())
