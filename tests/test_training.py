@@ -320,7 +320,7 @@ def test_training_makes_four_files_that_the_product_loads(comfy, trained):
         metadata = opened.metadata()
     training = json.loads(metadata["training"])
     assert metadata["license"] == "Apache-2.0" and training["seeds"]["going_on"] == 6
-    assert set(training["stages"]) == {"wav2vec2", "vae_joint", "vae", "dit", "going_on"}
+    assert set(training["stages"]) == {"wav2vec2", "vae_joint", "vae", "vae_lasting", "dit", "going_on"}
     assert all(stage["history"][0]["first_step"] == 0 for stage in training["stages"].values())
 
 

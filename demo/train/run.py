@@ -26,6 +26,7 @@ class Plan:
     wav2vec2_steps: int
     joint_steps: int
     decoder_steps: int
+    lasting_steps: int
     round_trip_scenes: int
     clip_groups: int
     dit_steps: int
@@ -33,8 +34,8 @@ class Plan:
 
 
 PLANS = {
-    "full": Plan(1600, 1500, 2900, 10000, 60, 900, 10500, 6000),
-    "smoke": Plan(16, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
+    "full": Plan(1600, 1500, 2900, 10000, 5000, 60, 900, 10500, 6000),
+    "smoke": Plan(16, 3, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
 }
 SECONDS = 8.0  # of an utterance
 SEEDS = {"vae": 1, "wav2vec2": 2, "clips": 3, "dit": 4, "round_trip": 5, "going_on": 6, "speech": 10, "held_out_speech": 11}
@@ -147,7 +148,7 @@ def stage_clips(options, plan, device, report):
 def stage_decoder(options, plan, device, report):
     from multitalk_nodes.demo.train.train_vae import train_vae
 
-    return train_vae(options.work, report, plan.joint_steps, plan.decoder_steps, device, SEEDS["vae"])
+    return train_vae(options.work, report, plan.joint_steps, plan.decoder_steps, plan.lasting_steps, device, SEEDS["vae"])
 
 
 def stage_round_trip(options, plan, device, report):

@@ -1,7 +1,7 @@
 """Trains the VAE: first both halves from the computed encoder on, then the decoder alone.
 
 Only the encoder's parts that are not zero take part, so it stays as fast as it was computed. Once it stands still, the decoder also learns
-what long videos need: what it decodes must encode to the same latents again.
+what long videos need: what it decodes must encode to the same latents again, and what it got wrong several times it must mend.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SCENES, CROPS = 2, 2  # of a step, and of each of its scenes
 ENCODER_RATE, DECODER_RATE = 5e-4, 8e-3
 LATENT_NOISE = 0.05
 CYCLE_WEIGHT = 1.0
+TRIPS = 4  # without practice in undoing them, the errors of twelve trips add up to 8 dB and more
 SCALE_WEIGHT = 0.02
 
 
@@ -77,13 +78,18 @@ def any_crops(random: np.random.Generator, frames: int, side: int = CROP) -> Cro
     return Crops(torch.stack(videos), torch.stack(weights)[:, None, None])
 
 
-def train_vae(folder: Path, report: Report, joint_steps: int, steps: int, device: torch.device, seed: int) -> wan.WanVAE:
+def train_vae(
+    folder: Path, report: Report, joint_steps: int, steps: int, lasting_steps: int, device: torch.device, seed: int
+) -> wan.WanVAE:
     """The finished VAE without its zero branches; steps that were done before, by what is in the folder, are not done again."""
     light = frozen_encoder(folder, report, joint_steps, device, seed)
     made_from = fingerprint(light.encoder.state_dict())
     stage = Stage(folder / "vae.pt", steps, _parts(light, joint=False), report, seed + 1, made_from)
     for step in stage:
         _step(stage, step, light, joint=False)
+    lasting = Stage(folder / "vae_lasting.pt", lasting_steps, _parts(light, joint=False), report, seed + 2, fingerprint(light.state_dict()))
+    for step in lasting:
+        _step(lasting, step, light, joint=False, trips=TRIPS)
     return light
 
 
@@ -130,14 +136,20 @@ def _parts(light: wan.WanVAE, joint: bool) -> dict[str, Saved]:
     return {"vae": light, "muon": Muon(kernels, DECODER_RATE), "adam": torch.optim.Adam(rest, betas=(0.9, 0.95))}
 
 
-def _step(stage: Stage, step: int, light: wan.WanVAE, joint: bool) -> None:
-    crops = any_crops(stage.random(step), frames=9 if step % 3 == 0 else 5)
+def _step(stage: Stage, step: int, light: wan.WanVAE, joint: bool, trips: int = 0) -> None:
+    """`trips`: how often, at most, the latents went through the VAE before; they are to be decoded as if they had not."""
+    random = stage.random(step)
+    crops = any_crops(random, frames=9 if step % 3 == 0 else 5)
     device = next(light.parameters()).device
     videos, weights = crops.videos.to(device), crops.weights.to(device)
     with torch.set_grad_enabled(joint):
         latent = to_latent(light.encode(videos))
+    seen = latent
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for _ in range(random.integers(0, trips + 1)):
+            seen = to_latent(light.encode(light.decode(from_latent(seen)).clamp(-1, 1))).float()
     with torch.autocast(device.type, torch.bfloat16):
-        decoded = light.decode(from_latent(latent + LATENT_NOISE * torch.randn_like(latent))).float()
+        decoded = light.decode(from_latent(seen + LATENT_NOISE * torch.randn_like(latent))).float()
     error = decoded - videos
     loss = (weights * (0.5 * error.abs() + 2 * error.square())).mean()
     if joint:  # the latents keep the scale that they were computed to
