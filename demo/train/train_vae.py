@@ -26,6 +26,7 @@ CROP = 48  # pixels
 MOUTH_WEIGHT = 4.0
 SCENES, CROPS = 2, 2  # of a step, and of each of its scenes
 ENCODER_RATE, DECODER_RATE = 5e-4, 8e-3
+LASTING_RATE = 2e-3  # at the decoder's own, what it has to mend grows faster than it learns to
 LATENT_NOISE = 0.05
 CYCLE_WEIGHT = 1.0
 TRIPS = 4  # without practice in undoing them, the errors of twelve trips add up to 8 dB and more
@@ -87,7 +88,8 @@ def train_vae(
     stage = Stage(folder / "vae.pt", steps, _parts(light, joint=False), report, seed + 1, made_from)
     for step in stage:
         _step(stage, step, light, joint=False)
-    lasting = Stage(folder / "vae_lasting.pt", lasting_steps, _parts(light, joint=False), report, seed + 2, fingerprint(light.state_dict()))
+    parts = _parts(light, joint=False, rate=LASTING_RATE)
+    lasting = Stage(folder / "vae_lasting.pt", lasting_steps, parts, report, seed + 2, fingerprint(light.state_dict()))
     for step in lasting:
         _step(lasting, step, light, joint=False, trips=TRIPS)
     return light
@@ -123,17 +125,17 @@ def whole(light: wan.WanVAE) -> wan.WanVAE:
     return vae
 
 
-def _parts(light: wan.WanVAE, joint: bool) -> dict[str, Saved]:
+def _parts(light: wan.WanVAE, joint: bool, rate: float = DECODER_RATE) -> dict[str, Saved]:
     light.requires_grad_(False)
     for half in (light.encoder, light.decoder) if joint else (light.decoder,):
         half.requires_grad_(True)
     decoder = list(light.decoder.named_parameters())
     kernels = [p for name, p in decoder if p.ndim >= 4 and "gamma" not in name and p.shape[0] > 3]
     chosen = {id(p) for p in kernels}
-    rest = [{"params": [p for _, p in decoder if id(p) not in chosen], "lr": DECODER_RATE}]
+    rest = [{"params": [p for _, p in decoder if id(p) not in chosen], "lr": rate}]
     if joint:
         rest.append({"params": list(light.encoder.parameters()), "lr": ENCODER_RATE})
-    return {"vae": light, "muon": Muon(kernels, DECODER_RATE), "adam": torch.optim.Adam(rest, betas=(0.9, 0.95))}
+    return {"vae": light, "muon": Muon(kernels, rate), "adam": torch.optim.Adam(rest, betas=(0.9, 0.95))}
 
 
 def _step(stage: Stage, step: int, light: wan.WanVAE, joint: bool, trips: int = 0) -> None:
