@@ -21,6 +21,18 @@ from .types import CATEGORY, VOICES
 NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
 
 
+def _file():
+    """What is made of the finished clips."""
+    return [
+        io.Combo.Input("codec", options=list(CODECS), default="h264", tooltip="h264: an MP4. lossless: an MKV with FFV1 and FLAC."),
+        io.Int.Input("quality", default=18, min=0, max=WORST, advanced=True, tooltip="x264's rate factor: less is better, larger."),
+        io.String.Input("filename_prefix", default="multitalk/video", tooltip="Where the file goes in the output folder."),
+        io.Boolean.Input(
+            "keep_job", default=False, advanced=True, tooltip="Keep the clips in output/multitalk_jobs when the video is done."
+        ),
+    ]
+
+
 class MultiTalkLongVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -74,12 +86,7 @@ class MultiTalkLongVideo(io.ComfyNode):
                     tooltip="How far every clip's colours are brought to the source's first frame (Lab mean and deviation).",
                 ),
                 io.String.Input("cuts", default="", tooltip="Seconds at which a new shot begins, such as 12.5, 30. Empty is none."),
-                io.Combo.Input("codec", options=list(CODECS), default="h264", tooltip="h264: an MP4. lossless: an MKV with FFV1 and FLAC."),
-                io.Int.Input("quality", default=18, min=0, max=WORST, advanced=True, tooltip="x264's rate factor: less is better, larger."),
-                io.String.Input("filename_prefix", default="multitalk/video", tooltip="Where the file goes in the output folder."),
-                io.Boolean.Input(
-                    "keep_job", default=False, advanced=True, tooltip="Keep the clips in output/multitalk_jobs when the video is done."
-                ),
+                *_file(),
             ],
             outputs=[
                 io.Video.Output(tooltip="The finished file."),
