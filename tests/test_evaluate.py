@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -521,9 +522,19 @@ def test_the_demo_model_keeps_its_quick_bounds():
 
 
 @pytest.mark.slow
-def test_shuffled_audio_fails(tmp_path):
-    ended = command("--rows", "one", "--clips", "2", "--shuffle-audio", "--json", str(tmp_path / "figures.json"))
+def test_weights_with_shuffled_audio_projections_fail(tmp_path):
+    weights = tmp_path / "weights"
+    shutil.copytree(ROOT / "demo" / "weights", weights)
+    file = weights / "multitalk-demo-audio.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        tensors, metadata = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+    for name in ("audio_proj.proj1.weight", "audio_proj.proj1_vf.weight"):
+        order = torch.randperm(tensors[name].numel(), generator=torch.Generator().manual_seed(1))
+        tensors[name] = tensors[name].flatten()[order].view_as(tensors[name])
+    save_file(tensors, file, metadata)
+    figures = tmp_path / "figures.json"
+    ended = command("--rows", "one", "--clips", "2", "--weights", str(weights), "--json", str(figures))
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "MISSED one speaker: own voice, mean" in ended.stdout
-    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["figures"]
-    assert next(f["value"] for f in figures if (f["row"], f["figure"]) == ("one", "own voice, mean")) < 0.6
+    found = json.loads(figures.read_text(encoding="utf-8"))["figures"]
+    assert next(f["value"] for f in found if (f["row"], f["figure"]) == ("one", "own voice, mean")) < 0.6
