@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import comfy.clip_vision
 import comfy.model_management
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..multitalk_core.generate import Condition
 from ..multitalk_core.guidance import Projection
-from .conditioning import Conditioning, check_clip, encode_clip, with_clip
+from .conditioning import Conditioning, at_second, check_clip, encode_clip, with_clip
 from .guider import MultiTalkGuider
 from .patches import MotionNoise, hold_motion, motion_noise, patch_model
 from .weights import MultiTalkWeights
 
+AnyScene = TypeVar("AnyScene", bound="Scene")
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
 
 
@@ -37,6 +38,10 @@ class Scene:
     clip_vision: comfy.clip_vision.ClipVisionModel | None = None
     clip_vision_output: comfy.clip_vision.Output | None = None  # in place of the model's, the same for every clip
     motion_noise: MotionNoise = motion_noise
+
+    def at(self: AnyScene, second: float) -> AnyScene:
+        """The same scene with the prompts that hold at a time of the video."""
+        return replace(self, positive=at_second(self.positive, second), negative=at_second(self.negative, second))
 
     def encode(self, frames: Tensor) -> Tensor:
         """VAE: [F, H, W, 3] → [1, C, T, h, w]."""

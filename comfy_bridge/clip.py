@@ -66,6 +66,7 @@ def prepare_clip(
     scene, fit = fit_scene(model, weights, voices, picture, vae, positive, negative, width, height, clip_vision, clip_vision_output)
     clip_frames = whole_clip(frames)
     clip = Clip(0, start=0, stop=clip_frames, drop=0, keep=min(voices.frames, clip_frames))
+    scene = scene.at(clip.keep / 2 / FPS)
     condition = condition_clip(scene, weights.family, clip, fit, None, voices.tracks)
     height, width = fit.shape[1:3]
     expected = (1, model.model.latent_format.latent_channels, latent_frames(clip_frames), height // LATENT_STRIDE, width // LATENT_STRIDE)

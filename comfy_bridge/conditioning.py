@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.clip_vision
 import comfy.conds
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sd
 import torch
 from torch import Tensor
 
+from ..multitalk_core.prompts import Prompt
 from ..multitalk_core.sizes import clip_input
 from .patches import AUDIO
 
 NULL_AUDIO = "multitalk_null_audio"  # beside the voices, for the guider
+SECONDS = "multitalk_seconds"  # beside a prompt that does not hold all the time: from when and until when
 
 Conditioning = list[Any]  # ComfyUI's: [[tensor, {…}], …]
 
@@ -45,6 +50,18 @@ def with_clip(
 def with_null_audio(conditioning: Conditioning) -> Conditioning:
     """The same conditioning with null audio in place of the voices."""
     return [[text, _hearing(extra, extra[NULL_AUDIO]) if NULL_AUDIO in extra else extra] for text, extra in conditioning]
+
+
+def by_time(clip: comfy.sd.CLIP, prompts: Sequence[Prompt]) -> Conditioning:
+    """The prompts through a text encoder; each knows when it holds."""
+    encoded = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in dict.fromkeys(prompt.text for prompt in prompts)}
+    return [[text, {**extra, SECONDS: (prompt.start, prompt.stop)}] for prompt in prompts for text, extra in encoded[prompt.text]]
+
+
+def at_second(conditioning: Conditioning, second: float) -> Conditioning:
+    """What holds at a time of the video: of a schedule's prompts one, of anything else all."""
+    always = (0.0, math.inf)
+    return [entry for entry in conditioning if entry[1].get(SECONDS, always)[0] <= second < entry[1].get(SECONDS, always)[1]]
 
 
 def encode_clip(clip_vision: comfy.clip_vision.ClipVisionModel, picture: Tensor) -> comfy.clip_vision.Output:

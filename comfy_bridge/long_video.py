@@ -98,7 +98,7 @@ class LongVideo:
             before = job.finished
             job.check_space(self._bytes(*size, codec, clips - before))
             progress = Progress(self.backend, clips, before, tell)
-            backend = replace(self.backend, callback=progress.step)
+            followed = replace(self.backend, callback=progress.step)
 
             def make(clip: Clip, motion: Tensor | None) -> tuple[int, Tensor]:
                 comfy.model_management.throw_exception_if_processing_interrupted()
@@ -106,6 +106,7 @@ class LongVideo:
                 progress.begin(clip)
                 start = shot_of[clip.index].start
                 first, source = self.source(start), self.source(start + clip.start)
+                backend = followed.at((start + clip.start + clip.drop + clip.keep / 2) / FPS)
                 frames = make_clip(backend, self.family, clip, source, first, motion, tracks_of[start], self.seed, self.colour)
                 return clip_seed(self.seed, clip.index), frames
 

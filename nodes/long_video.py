@@ -6,12 +6,14 @@ import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 from server import PromptServer
 
+from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder
 from ..comfy_bridge.long_video import Settings, long_video
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.job import Job
+from ..multitalk_core.prompts import parse_prompts
 from ..multitalk_core.segments import CODECS, WORST
 from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.windows import parse_cuts
@@ -133,4 +135,33 @@ def trimmed(video):
     return video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
 
 
-NODES = [MultiTalkLongVideo]
+class MultiTalkPromptSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkPromptSchedule",
+            display_name="MultiTalk Prompt Schedule",
+            category=CATEGORY,
+            description="Prompts that change during a long video: what holds from when until when.",
+            search_aliases=["prompt travel", "prompt per segment", "prompt by time"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="WAN's text encoder."),
+                io.String.Input(
+                    "prompts",
+                    default="A woman talks to the camera.\n0-5s: She smiles while she talks.",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="Lines such as '0-5s: …' or '1:30-2:00: …'. What stands before them holds at all other times.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="For MultiTalk Long Video: each clip takes the prompt that holds in its middle.")],
+        )
+
+    @classmethod
+    def execute(cls, clip, prompts):
+        if clip is None:
+            raise ValueError("There is no text encoder. The checkpoint holds none; connect a CLIPLoader of type 'wan'.")
+        return io.NodeOutput(by_time(clip, parse_prompts(prompts)))
+
+
+NODES = [MultiTalkLongVideo, MultiTalkPromptSchedule]

@@ -102,6 +102,39 @@ def test_shots_are_videos_of_their_own(video, tmp_path):
     assert (made[12:] - alone.clamp(0, 1)).abs().max() < 1.5 / 255
 
 
+def test_each_clip_has_the_prompt_that_holds_in_its_middle(video, tmp_path):
+    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
+    from multitalk_nodes.comfy_bridge.conditioning import SECONDS
+
+    heard = []
+
+    class Told(ComfyBackend):
+        def denoise(self, condition, seed):
+            heard.append(tuple(extra["said"] for prompt in (self.positive, self.negative) for _, extra in prompt))
+            return super().denoise(condition, seed)
+
+    def scheduled(*prompts):
+        return [[text, {**extra, "said": said, SECONDS: seconds}] for said, *seconds in prompts for text, extra in video.backend.positive]
+
+    parts = {name: getattr(video.backend, name) for name in ComfyBackend.__dataclass_fields__}
+    backend = Told(**parts | {"positive": scheduled(("a", 0, 0.3), ("b", 0.3, 9)), "negative": scheduled(("c", 0, 9))})
+    make(replace(video, backend=backend), tmp_path)
+    middles = [(clip.start + clip.drop + clip.keep / 2) / 25 for clip in video.plan]
+    assert heard == [("a" if middle < 0.3 else "b", "c") for middle in middles] and len({*heard}) == 2
+
+
+def test_a_stretch_of_the_file_becomes_pictures_through_core_nodes(video, tmp_path):
+    from comfy_api.latest import InputImpl
+    from comfy_extras.nodes_video import GetVideoComponents, VideoSlice
+
+    make(video, tmp_path)
+    whole = InputImpl.VideoFromFile(str(tmp_path / "out.mkv"))
+    stretch = VideoSlice.execute(whole, start_time=0.2, duration=0.4, strict_duration=False).result[0]
+    images = GetVideoComponents.execute(stretch).result[0]
+    expected = torch.stack([*read_frames(tmp_path / "out.mkv", 5, 15)])
+    assert images.shape == expected.shape and (images - expected).abs().max() < 1.5 / 255  # core goes by way of 8 bits, a little darker
+
+
 def test_progress_counts_every_step_of_every_clip(video, tmp_path):
     import comfy.utils
 
