@@ -6,7 +6,7 @@ what long videos need: what it decodes must encode to the same latents again, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.ldm.wan.vae as wan
@@ -29,7 +29,7 @@ ENCODER_RATE, DECODER_RATE = 5e-4, 8e-3
 LASTING_RATE = 2e-3  # at the decoder's own, what it has to mend grows faster than it learns to
 LATENT_NOISE = 0.05
 CYCLE_WEIGHT = 1.0
-TRIPS, CHAINS = 8, 16  # without practice in undoing them, the errors of twelve trips add up to 8 dB and more
+TRIPS = 4  # without practice in undoing them, the errors of twelve trips add up to 8 dB and more
 SCALE_WEIGHT = 0.02
 
 
@@ -88,11 +88,10 @@ def train_vae(
     stage = Stage(folder / "vae.pt", steps, _parts(light, joint=False), report, seed + 1, made_from)
     for step in stage:
         _step(stage, step, light, joint=False)
-    chains = Chains()
-    parts = _parts(light, joint=False, rate=LASTING_RATE) | {"chains": chains}
+    parts = _parts(light, joint=False, rate=LASTING_RATE)
     lasting = Stage(folder / "vae_lasting.pt", lasting_steps, parts, report, seed + 2, fingerprint(light.state_dict()))
     for step in lasting:
-        chains.trip(lasting, step, light)
+        _step(lasting, step, light, joint=False, trips=TRIPS)
     return light
 
 
@@ -139,94 +138,31 @@ def _parts(light: wan.WanVAE, joint: bool, rate: float = DECODER_RATE) -> dict[s
     return {"vae": light, "muon": Muon(kernels, rate), "adam": torch.optim.Adam(rest, betas=(0.9, 0.95))}
 
 
-def _step(stage: Stage, step: int, light: wan.WanVAE, joint: bool) -> None:
-    crops = any_crops(stage.random(step), frames=9 if step % 3 == 0 else 5)
+def _step(stage: Stage, step: int, light: wan.WanVAE, joint: bool, trips: int = 0) -> None:
+    """`trips`: how often, at most, the latents went through the VAE before; they are to be decoded as if they had not."""
+    random = stage.random(step)
+    crops = any_crops(random, frames=9 if step % 3 == 0 else 5)
+    device = next(light.parameters()).device
+    videos, weights = crops.videos.to(device), crops.weights.to(device)
     with torch.set_grad_enabled(joint):
-        sample = _encoded(light, crops)
-    decoded = _decoded(light, sample)
-    loss = _loss(stage, decoded, sample.crops)
+        latent = to_latent(light.encode(videos))
+    seen = latent
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for _ in range(random.integers(0, trips + 1)):
+            seen = to_latent(light.encode(light.decode(from_latent(seen)).clamp(-1, 1))).float()
+    with torch.autocast(device.type, torch.bfloat16):
+        decoded = light.decode(from_latent(seen + LATENT_NOISE * torch.randn_like(latent))).float()
+    error = decoded - videos
+    loss = (weights * (0.5 * error.abs() + 2 * error.square())).mean()
     if joint:  # the latents keep the scale that they were computed to
-        latent = sample.latent
         loss = loss + SCALE_WEIGHT * ((latent.mean(dim=(0, 2, 3, 4)) ** 2).mean() + (latent.square().mean() - 1).clamp(min=0))
     else:
-        loss = loss + CYCLE_WEIGHT * _cycle(stage, _latents(light, decoded), sample)
+        cycle = (to_latent(light.encode(decoded.clamp(-1, 1))) - latent).square().mean()
+        loss = loss + CYCLE_WEIGHT * cycle
+        stage.note(cycle=float(cycle.detach()))
     stage.optimise(loss, step)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Crops, their latents [N, 16, T, h, w], and what the decoder is given of those: after some trips through the VAE, perhaps."""
-
-    crops: Crops
-    latent: Tensor
-    seen: Tensor
-
-    @classmethod
-    def of(cls, videos: Tensor, weights: Tensor, latent: Tensor, seen: Tensor) -> Sample:
-        return cls(Crops(videos, weights), latent, seen)
-
-    def tensors(self) -> list[Tensor]:
-        return [self.crops.videos, self.crops.weights, self.latent, self.seen]
-
-    def to(self, device: torch.device) -> Sample:
-        return Sample.of(*(tensor.to(device) for tensor in self.tensors()))
-
-
-class Chains:
-    """Crops that go through the VAE again and again, as long videos do; the decoder learns to undo what all the trips before did."""
-
-    def __init__(self) -> None:
-        self._samples: dict[int, Sample] = {}
-
-    def state_dict(self) -> dict[str, list[Tensor]]:
-        return {str(n): s.tensors() for n, s in self._samples.items()}
-
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        self._samples = {int(n): Sample.of(*tensors) for n, tensors in state.items()}
-
-    def trip(self, stage: Stage, step: int, light: wan.WanVAE) -> None:
-        """One step of training, on the chain whose turn it is; it is one trip further afterwards, or begins with other crops."""
-        random, number = stage.random(step), step % CHAINS
-        sample = self._samples.get(number)
-        fresh = sample is None or random.random() < 1 / TRIPS
-        if fresh:
-            with torch.no_grad():
-                sample = _encoded(light, any_crops(random, frames=9 if number % 3 == 0 else 5))
-        sample = sample.to(next(light.parameters()).device)  # a checkpoint's are on the CPU
-        decoded = _decoded(light, sample)
-        again = _latents(light, decoded)
-        loss = _loss(stage, decoded, sample.crops, "fresh" if fresh else "psnr")
-        stage.optimise(loss + CYCLE_WEIGHT * _cycle(stage, again, sample), step)
-        self._samples[number] = replace(sample, seen=again.detach())
-
-
-def _encoded(light: wan.WanVAE, crops: Crops) -> Sample:
-    device = next(light.parameters()).device
-    crops = Crops(crops.videos.to(device), crops.weights.to(device))
-    latent = to_latent(light.encode(crops.videos))
-    return Sample(crops, latent, latent)
-
-
-def _decoded(light: wan.WanVAE, sample: Sample) -> Tensor:
-    with torch.autocast(sample.seen.device.type, torch.bfloat16):
-        return light.decode(from_latent(sample.seen + LATENT_NOISE * torch.randn_like(sample.seen))).float()
-
-
-def _latents(light: wan.WanVAE, decoded: Tensor) -> Tensor:
-    return to_latent(light.encode(decoded.clamp(-1, 1)))
-
-
-def _loss(stage: Stage, decoded: Tensor, crops: Crops, name: str = "psnr") -> Tensor:
-    error = decoded - crops.videos
-    mouth = crops.weights.expand_as(decoded) > 1
-    stage.note(**{name: psnr(decoded.detach(), crops.videos), "mouth": psnr(decoded.detach()[mouth], crops.videos[mouth])})
-    return (crops.weights * (0.5 * error.abs() + 2 * error.square())).mean()
-
-
-def _cycle(stage: Stage, again: Tensor, sample: Sample) -> Tensor:
-    cycle = (again - sample.latent).square().mean()
-    stage.note(cycle=float(cycle.detach()))
-    return cycle
+    mouth = weights.expand_as(videos) > 1
+    stage.note(psnr=psnr(decoded.detach(), videos), mouth=psnr(decoded.detach()[mouth], videos[mouth]))
 
 
 @torch.no_grad()
