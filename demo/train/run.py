@@ -34,7 +34,7 @@ class Plan:
 
 
 PLANS = {
-    "full": Plan(1600, 1500, 2900, 10000, 5000, 60, 900, 10500, 6000),
+    "full": Plan(1600, 1500, 2900, 10000, 3500, 60, 900, 10500, 6000),
     "smoke": Plan(16, 3, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
 }
 SECONDS = 8.0  # of an utterance

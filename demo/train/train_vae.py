@@ -28,7 +28,7 @@ SCENES, CROPS = 2, 2  # of a step, and of each of its scenes
 ENCODER_RATE, DECODER_RATE = 5e-4, 8e-3
 LASTING_RATE = 2e-3  # at the decoder's own, what it has to mend grows faster than it learns to
 LATENT_NOISE = 0.05
-CYCLE_WEIGHT = 1.0
+CYCLE_WEIGHT, LASTING_CYCLE_WEIGHT = 1.0, 10.0
 TRIPS = 4  # without practice in undoing them, the errors of twelve trips add up to 8 dB and more
 SCALE_WEIGHT = 0.02
 
@@ -158,7 +158,7 @@ def _step(stage: Stage, step: int, light: wan.WanVAE, joint: bool, trips: int = 
         loss = loss + SCALE_WEIGHT * ((latent.mean(dim=(0, 2, 3, 4)) ** 2).mean() + (latent.square().mean() - 1).clamp(min=0))
     else:
         cycle = (to_latent(light.encode(decoded.clamp(-1, 1))) - latent).square().mean()
-        loss = loss + CYCLE_WEIGHT * cycle
+        loss = loss + (LASTING_CYCLE_WEIGHT if trips else CYCLE_WEIGHT) * cycle
         stage.note(cycle=float(cycle.detach()))
     stage.optimise(loss, step)
     mouth = weights.expand_as(videos) > 1
