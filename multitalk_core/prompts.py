@@ -6,7 +6,8 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-TIME = r"\d+(?::\d{1,2}){0,2}(?:\.\d+)?"  # 5, 5.5, 1:30, 1:02:03.5
+from .times import TIME, seconds_of
+
 SPAN = re.compile(rf"\s*({TIME})?\s*s?\s*[-–—]\s*({TIME})?\s*s?\s*:(.*)")
 
 
@@ -66,18 +67,11 @@ def _without_gaps(timed: list[Prompt], usual: str) -> list[Prompt]:
 
 
 def _times(found: re.Match[str]) -> tuple[float, float]:
-    start = _seconds(found[1]) if found[1] else 0.0
-    stop = _seconds(found[2]) if found[2] else math.inf
+    start = seconds_of(found[1]) if found[1] else 0.0
+    stop = seconds_of(found[2]) if found[2] else math.inf
     if stop <= start:
         raise ValueError(f"'{found[0].strip()}' ends before it begins. Write the earlier time first, such as 0-5s: …")
     return start, stop
-
-
-def _seconds(text: str) -> float:
-    seconds = 0.0
-    for part in text.split(":"):
-        seconds = 60 * seconds + float(part)
-    return seconds
 
 
 def _joined(lines: list[str]) -> str:

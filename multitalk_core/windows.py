@@ -5,7 +5,6 @@ Shapes: S speakers, F video frames, W = 5 neighbours, L layers, D hidden size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .times import seconds_of
 from .wav2vec import FPS, Embeds
 
 WINDOW = 5  # neighbours −2…+2 of every video frame
@@ -76,18 +76,15 @@ class Shot:
 
 
 def parse_cuts(text: str) -> tuple[float, ...]:
-    """Seconds from what a user writes: numbers between commas or spaces.
+    """Seconds from what a user writes: times between commas or spaces.
 
     Raises:
         ValueError: something that is no time.
     """
     try:
-        cuts = tuple(float(part) for part in text.replace(",", " ").split())
+        return tuple(seconds_of(part) for part in text.replace(",", " ").split())
     except ValueError as error:
-        raise ValueError(f"'{text}' are no cuts. Write times in seconds with commas between, such as 12.5, 30.") from error
-    if any(not 0 <= cut < math.inf for cut in cuts):
-        raise ValueError(f"'{text}' are no cuts: times in seconds from the beginning were expected, such as 12.5, 30.")
-    return cuts
+        raise ValueError(f"'{text}' are no cuts: {error}") from error
 
 
 def plan_shots(frames: int, cuts: Sequence[float], clip_frames: int, overlap: int) -> list[Shot]:

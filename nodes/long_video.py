@@ -87,7 +87,7 @@ class MultiTalkLongVideo(io.ComfyNode):
                     step=0.05,
                     tooltip="How far every clip's colours are brought to the source's first frame (Lab mean and deviation).",
                 ),
-                io.String.Input("cuts", default="", tooltip="Seconds at which a new shot begins, such as 12.5, 30. Empty is none."),
+                io.String.Input("cuts", default="", tooltip="Times at which a new shot begins, such as 12.5, 1:30. Empty is none."),
                 *_file(),
             ],
             outputs=[

@@ -3,7 +3,10 @@
 import hashlib
 import os
 import re
+import shutil
+import subprocess
 import time
+import wave
 from pathlib import Path
 
 import av
@@ -108,6 +111,61 @@ def test_a_killed_process_goes_on_to_the_same_bits(comfy, tmp_path):
             assert digest(file) == digest(whole)
 
 
+def test_a_changed_recording_is_another_video(server, inputs):
+    def record(seconds):
+        with wave.open(str(server.base / "input" / "changing.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes((3000 * np.random.default_rng(0).standard_normal(round(16000 * seconds))).astype(np.int16).tobytes())
+
+    record(0.9)
+    graph = long_graph(0, seed=4, keep_job=True).set("audio_1", audio="changing.wav")
+    file, report = made(server, graph)
+    first = jobs(server)
+    assert Probe(file).count == 22 and len(first) == 1
+    record(0.5)  # under the same name
+    file, report = made(server, graph)
+    assert Probe(file).count == 12 and "all clips made now" in report
+    second = [job for job in jobs(server) if job not in first]
+    assert len(second) == 1
+    for job in jobs(server):
+        shutil.rmtree(job)
+
+
+@pytest.fixture
+def small_disk(server):
+    """A disk of 66 MB where jobs are kept, of which 64 stay free for others."""
+    folder = server.base / "output" / "multitalk_jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=66m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_runs_full_or_cannot_be_written_loses_nothing(server, inputs, small_disk):
+    whole = digest(made(server, long_graph(seed=5))[0])
+    graph = long_graph(seed=5, filename_prefix="long/small", keep_job=True)
+    running = server.queue(graph.prompt())
+    while not (finished := list(small_disk.glob("*/clip_00000.mp4"))):
+        time.sleep(0.02)
+    (small_disk / "somebody").write_bytes(bytes(4 * 2**20))
+    with pytest.raises(
+        tools.NodeFailed, match=r"has 6\d MB left, and this video needs about 6\d MB more\. Free some space and queue again"
+    ):
+        server.wait(running)
+    (small_disk / "somebody").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(tools.NodeFailed, match=r"cannot be used \(Read-only file system\)\. Make it writable, then queue again"):
+        server.run(graph.prompt())
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert finished[0].exists()
+    file, report = made(server, graph)
+    assert digest(file) == whole and "clips were finished before" in report
+
+
 def test_dubbing_takes_every_clips_source_from_a_video(server, inputs, tmp_path):
     with av.open(str(tmp_path / "dub.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
@@ -132,7 +190,7 @@ def test_dubbing_takes_every_clips_source_from_a_video(server, inputs, tmp_path)
 REFUSED = {
     "an image and a video": (lambda g: [g.__setitem__("s", node("LoadVideo", file="mute.mp4")), g.set("long", video=["s", 0])], "either"),
     "neither": (lambda g: g["long"]["inputs"].pop("image"), "Connect either an image or a video"),
-    "cuts that are none": (lambda g: g.set("long", cuts="1:30"), "'1:30' are no cuts"),
+    "cuts that are none": (lambda g: g.set("long", cuts="12, soon"), "'12, soon' are no cuts: 'soon' is no time"),
     "clips without anything new": (lambda g: g.set("long", motion_frames=9), "leave nothing new"),
 }
 

@@ -165,9 +165,9 @@ def test_a_stretch_is_a_track_of_its_own():
     assert stretch_of(track, 40, 41).shape[0] == 1
 
 
-def test_cuts_are_numbers_with_commas_or_spaces():
+def test_cuts_are_times_with_commas_or_spaces():
     assert parse_cuts("") == parse_cuts(" , ") == ()
-    assert parse_cuts("12.5, 30 45") == (12.5, 30.0, 45.0)
-    for text in ("a", "1:30", "-1", "nan", "inf"):
-        with pytest.raises(ValueError, match=f"'{text}' are no cuts"):
-            parse_cuts(text)
+    assert parse_cuts("12.5, 30 1:45.5, 1:00:00") == (12.5, 30.0, 105.5, 3600.0)
+    for text in ("a", "-1", "nan", "inf", "1:2:3:4", "1:", ":5"):
+        with pytest.raises(ValueError, match=f"'3, {text}' are no cuts: '{text}' is no time"):
+            parse_cuts(f"3, {text}")
