@@ -13,6 +13,7 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
     sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
 
+from benchmarks import long_video as bench_options
 from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
@@ -79,6 +80,15 @@ def eval_demo(options: argparse.Namespace) -> int:
     return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
 
 
+def bench(options: argparse.Namespace) -> int:
+    """measure and write benchmarks/results: `bench long-video` for memory and time by length (half an hour)"""
+    if options.more[:1] != ["long-video"]:
+        raise StepFailed("bench", "there is no such measurement", "name it: python dev.py bench long-video")
+    bench_options.parse(options.more[1:])
+    made = environment.prepare()
+    return made.run([str(environment.ROOT / "benchmarks" / "long_video.py"), *options.more[1:]], folder=Path.cwd())
+
+
 def mutants(options: argparse.Namespace) -> int:
     """change one sign, index or range at a time and see that parity notices (minutes)"""
     made = environment.prepare()
@@ -100,6 +110,7 @@ COMMANDS = (
     (train_demo, {}, True),
     (test, {}, True),
     (parity, PARITY_OPTIONS, False),
+    (bench, {}, True),
     (mutants, {}, False),
     (lint, {}, False),
     (env, ENV_OPTIONS, False),

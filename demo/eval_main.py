@@ -10,13 +10,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +104,7 @@ def evaluate(options: argparse.Namespace, videos: Path) -> int:
     from multitalk_nodes.demo import report
     from multitalk_nodes.demo.eval_sheet import sheet_of
     from multitalk_nodes.demo.metadata import add_metrics
+    from multitalk_nodes.tools.surroundings import surroundings
 
     scope = scope_of(options)
     check_recordings(scope)
@@ -200,6 +199,7 @@ def counts_of(options: argparse.Namespace, scope: Any) -> dict[str, int]:
 def about_run(options: argparse.Namespace, scope: Any) -> dict[str, Any]:
     """What records depend on: those of one file must have it in common."""
     from multitalk_nodes.demo.metadata import tensors_hash
+    from multitalk_nodes.tools.surroundings import surroundings
 
     weights = sorted(options.weights.glob("*.safetensors"))
     code = b"".join(file.read_bytes() for pattern in DRAWN_AND_MEASURED_BY for file in sorted(ROOT.glob(pattern)))
@@ -214,15 +214,6 @@ def about_run(options: argparse.Namespace, scope: Any) -> dict[str, Any]:
         "recordings": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in scope.recordings},
         "on": {name: value for name, value in surroundings().items() if name != "date"},
     }
-
-
-def surroundings() -> dict[str, Any]:
-    import comfyui_version
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
-    versions = {"torch": torch.__version__, "comfyui": comfyui_version.__version__, "python": platform.python_version()}
-    return {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": device, "versions": versions}
 
 
 @contextmanager

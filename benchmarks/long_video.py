@@ -1,0 +1,198 @@
+"""`python dev.py bench long-video`: what a long video costs beside its model: memory by length, and time by clip.
+
+Every length is made in a process of its own, through the same code as MultiTalk Long Video: a drawn face at 64 × 64, with the demo's
+encoder and with one of the published size (12 layers of 768, random weights), whose embeddings take a hundred times as much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PUBLISHED = {"layers": 12, "dim": 768}
+ENCODERS = ("demo", "published size")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command's options; also called by dev.py, before it makes an environment for them."""
+    parser = argparse.ArgumentParser(prog="dev.py bench long-video", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, nargs="+", default=[10, 60, 300], help="lengths to make (default: 10 60 300)")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
+    parser.add_argument("--steps", type=int, default=4, help="of denoising (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "long_video.json")
+    parser.add_argument("--plot", type=Path, help="draw the figures here (needs matplotlib)")
+    parser.add_argument("--one", nargs=2, metavar=("SECONDS", "ENCODER"), help=argparse.SUPPRESS)  # what a process of its own does
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+    pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    pack.register_pack()
+    pack.start_comfy()
+    if options.one:
+        print(json.dumps(measure(int(options.one[0]), options.one[1], options.steps)))
+        return 0
+    from multitalk_nodes.tools.surroundings import surroundings
+
+    found = {"what": __doc__.splitlines()[0], **surroundings(), "steps": options.steps, "runs": []}
+    for encoder in options.encoders:
+        for seconds in options.seconds:
+            again = [sys.executable, __file__, "--steps", str(options.steps), "--one", str(seconds), encoder]
+            made = json.loads(subprocess.run(again, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+            found["runs"].append(made)
+            print(told(made), flush=True)
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(found["runs"], options.plot)
+    return 0
+
+
+def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
+    """One video: memory before, during and after every clip, and how much of a clip's time is the model's."""
+    import psutil
+    import torch
+
+    from multitalk_nodes.multitalk_core.job import Job
+    from multitalk_nodes.multitalk_core.segments import CODECS
+
+    video, backend = prepare(seconds, encoder, steps)
+    process = psutil.Process()
+    clips: list[dict[str, float]] = []
+
+    def tell(line: str) -> None:
+        if "step" not in line:  # a clip begins, or they are joined
+            now = {"at": time.monotonic(), "model": backend.seconds[0], "rss_mb": process.memory_info().rss / 2**20}
+            clips.append(now)
+
+    with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder, torch.inference_mode():
+        job = Job(Path(folder) / "job", "bench", video.plan, CODECS["h264"], 18)
+        video.make(job, CODECS["h264"], Path(folder) / "out.mp4", tell)
+        ended = time.monotonic()
+    spans = [
+        {"seconds": b["at"] - a["at"], "model_seconds": b["model"] - a["model"], "rss_mb": b["rss_mb"]}
+        for a, b in zip(clips, clips[1:], strict=False)
+    ]
+    return {
+        "seconds": seconds,
+        "encoder": encoder,
+        "family": video.family.name,
+        "frames": video.shots[-1].stop,
+        "before_mb": clips[0]["rss_mb"],
+        "clips": spans,
+        "joining_seconds": ended - clips[-1]["at"],
+    }
+
+
+def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
+    """The video as the node would make it, and its backend, which counts the model's seconds."""
+    from dataclasses import dataclass, fields, replace
+
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
+    from multitalk_nodes.comfy_bridge.demo import load_demo
+    from multitalk_nodes.comfy_bridge.long_video import Settings, long_video
+    from multitalk_nodes.comfy_bridge.weights import build_weights
+    from multitalk_nodes.demo.faces import one_face
+    from multitalk_nodes.multitalk_core.audio_files import read_sound
+    from multitalk_nodes.multitalk_core.families import MULTITALK
+    from multitalk_nodes.multitalk_core.model import MultiTalkAdapter
+    from multitalk_nodes.multitalk_core.speakers import Speaker
+    from multitalk_nodes.multitalk_core.voices import encode_voices
+    from multitalk_nodes.multitalk_core.wav2vec import Wav2Vec2
+
+    @dataclass(frozen=True, kw_only=True)
+    class Timed(ComfyBackend):
+        """A backend that knows how long encoding, denoising and decoding took."""
+
+        seconds: list[float]
+
+        def encode(self, frames: torch.Tensor) -> torch.Tensor:
+            return self._timed(super().encode, frames)
+
+        def decode(self, latent: torch.Tensor) -> torch.Tensor:
+            return self._timed(super().decode, latent)
+
+        def denoise(self, condition: Any, seed: int) -> torch.Tensor:
+            return self._timed(super().denoise, condition, seed)
+
+        def _timed(self, work: Any, *given: Any) -> torch.Tensor:
+            began = time.monotonic()
+            made = work(*given)
+            self.seconds[0] += time.monotonic() - began
+            return made
+
+    torch.manual_seed(0)
+    demo = load_demo(ROOT / "demo" / "weights", MULTITALK)
+    weights, listener = demo.weights, demo.audio_encoder
+    if encoder != "demo":
+        shape = replace(weights.shape, audio_features=PUBLISHED["layers"] * PUBLISHED["dim"])
+        adapter = MultiTalkAdapter(shape)
+        weights = build_weights({name: t.detach() for name, t in adapter.state_dict().items()}, "random", MULTITALK)
+        network = Wav2Vec2Model(Wav2Vec2Config(feat_extract_norm="group", do_stable_layer_norm=False)).eval()
+        listener = Wav2Vec2(network, stable_layer_norm=False, do_normalize=False, **PUBLISHED)
+    waveform, rate = read_sound(ROOT / "demo" / "samples" / "voice_1.wav")
+    waveform = waveform.repeat(1, -(-seconds * rate // waveform.shape[1]))[:, : seconds * rate]
+    with torch.inference_mode():
+        voices = encode_voices([Speaker(waveform, rate)], listener, "sequential")
+    settings = Settings(0, 0, 1, steps, 3.0, 1.0, 1.0, "euler", None, "auto", 81, 0, 1.0, ())
+    picture = one_face().picture()[None]
+    video = long_video(demo.model, weights, voices, picture, demo.vae, demo.prompt, demo.prompt, None, None, settings)
+    backend = Timed(**{field.name: getattr(video.backend, field.name) for field in fields(ComfyBackend)}, seconds=[0.0])
+    return replace(video, backend=backend), backend
+
+
+def told(run: dict[str, Any]) -> str:
+    """A line for one video."""
+    clips = run["clips"]
+    beside = 1 - sum(clip["model_seconds"] for clip in clips) / sum(clip["seconds"] for clip in clips)
+    line = f"{run['seconds']} s, encoder {run['encoder']}: {len(clips)} clips, {beside:.1%} of their time beside the model, joined in "
+    line += f"{run['joining_seconds']:.2f} s; {run['before_mb']:.0f} MB before"
+    if len(clips) > 2:
+        line += f", {clips[0]['rss_mb']:.0f} after the first clip, then {growth(run):+.2f} MB a minute of video"
+    return line
+
+
+def growth(run: dict[str, Any]) -> float:
+    """MB of resident memory a minute of video, after the first clip, by least squares."""
+    import numpy as np
+
+    minutes = np.arange(len(run["clips"])) * run["frames"] / len(run["clips"]) / 25 / 60
+    return float(np.polyfit(minutes[1:], [clip["rss_mb"] for clip in run["clips"][1:]], 1)[0])
+
+
+def plot(runs: list[dict[str, Any]], file: Path) -> None:
+    """Memory over the video, a line for each run."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise SystemExit("bench: drawing figures needs matplotlib: pip install matplotlib") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for run in runs:
+        seconds = [(i + 1) * run["seconds"] / len(run["clips"]) for i in range(len(run["clips"]))]
+        style = "-" if run["encoder"] == "demo" else "--"
+        axes.plot(seconds, [clip["rss_mb"] for clip in run["clips"]], style, marker=".", label=f"{run['seconds']} s, {run['encoder']}")
+    axes.set(xlabel="seconds of video that are finished", ylabel="resident memory, MB", ylim=(0, None))
+    axes.legend()
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
