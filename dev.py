@@ -97,6 +97,12 @@ def mutants(options: argparse.Namespace) -> int:
     return made.run(["tools/mutants.py", str(made.goldens)])
 
 
+def kills(options: argparse.Namespace) -> int:
+    """kill -9 ComfyUI while it makes a long video: --count 100 takes most of an hour"""
+    made = environment.prepare()
+    return made.run(["-m", "tools.kills", *options.more])
+
+
 PARITY_OPTIONS = {
     "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
     "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
@@ -111,6 +117,7 @@ COMMANDS = (
     (test, {}, True),
     (parity, PARITY_OPTIONS, False),
     (bench, {}, True),
+    (kills, {}, True),
     (mutants, {}, False),
     (lint, {}, False),
     (env, ENV_OPTIONS, False),

@@ -1,0 +1,194 @@
+"""`python dev.py kills --count 100`: kill -9 of ComfyUI while it makes a long video, again and again; the file must come out the same.
+
+Every kill is aimed at a phase: where ComfyUI is, is seen from outside, by its progress messages and by what lies in the job's folder.
+What is found afterwards says whether it was hit; a miss is told and counts for nothing but the check of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .server import ComfyServer
+
+ROOT = Path(__file__).resolve().parents[1]
+PHASES = ("denoise", "decode", "segment", "manifest", "join", "anywhere")
+CLIPS, STEPS = 5, 2
+LONGEST = 120.0  # s that a phase may be waited for
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill -9, and what came of it."""
+
+    seed: int
+    phase: str  # that it was aimed at
+    clip: int
+    hit: bool
+    finished: int  # clips on the disk when it came
+    same: bool  # the finished file's bytes are those of a video that nobody stopped
+
+    def __str__(self) -> str:
+        result = "same file" if self.same else "ANOTHER FILE"
+        return f"seed {self.seed}: {self.phase} of clip {self.clip}{'' if self.hit else ' (missed)'}, {self.finished} finished: {result}"
+
+
+class Progress:
+    """How many steps a server says are done, from its websocket."""
+
+    def __init__(self, server: ComfyServer) -> None:
+        self.client, self.steps = uuid.uuid4().hex, 0
+        self._ready = threading.Event()
+        threading.Thread(target=lambda: asyncio.run(self._listen(server.port)), daemon=True).start()
+        self._ready.wait(10)
+
+    async def _listen(self, port: int) -> None:
+        import aiohttp  # ComfyUI's own
+
+        try:
+            async with aiohttp.ClientSession() as session, session.ws_connect(f"ws://127.0.0.1:{port}/ws?clientId={self.client}") as socket:
+                self._ready.set()
+                async for message in socket:
+                    if message.type == aiohttp.WSMsgType.TEXT and (told := json.loads(message.data))["type"] == "progress":
+                        self.steps = told["data"]["value"] if told["data"]["max"] == CLIPS * STEPS else self.steps
+        except aiohttp.ClientError:
+            self._ready.set()  # it was killed
+
+
+def graph(prefix: str) -> dict[str, Any]:
+    """Five clips of a drawn face, two steps each; `prefix` changes no pixel, but ComfyUI runs the graph again."""
+    prompt = json.loads((ROOT / "workflows" / "api" / "demo_long_talk.json").read_text(encoding="utf-8"))
+    by_class = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    by_class["LoadImage"]["image"] = "face_small.png"
+    for node in prompt.values():
+        if node["class_type"] == "MultiTalkLoadAudio":
+            node["inputs"]["duration"] = 0.45
+    by_class["MultiTalkLongVideo"] |= {"steps": STEPS, "clip_frames": 9, "motion_frames": 5, "filename_prefix": prefix}
+    return prompt
+
+
+def start(base: Path) -> ComfyServer:
+    server = ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT, base=base)
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    for file in (*(ROOT / "demo" / "samples").glob("*.png"), *(ROOT / "demo" / "samples").glob("*.wav")):
+        (base / "input" / file.name).write_bytes(file.read_bytes())
+    return server
+
+
+def finish(server: ComfyServer, prefix: str) -> str:
+    """Queue the graph and let it end; the checksum of the file."""
+    outputs = server.run(graph(prefix))
+    (file,) = [file for file in server.files(outputs) if file.suffix == ".mp4"]
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def kills(base: Path, count: int, seed: int, report: Callable[[Kill], None] = lambda kill: None) -> list[Kill]:
+    """So many kills, aimed at every phase in turn; each server finishes what the one before was killed at, and is killed at the next."""
+    with start(base) as server:
+        whole = finish(server, "whole/a")
+    done: list[Kill] = []
+    aimed: tuple[str, int, bool, int] | None = None
+    for number in range(count + 1):
+        with start(base) as server:
+            if aimed is not None:
+                kill = Kill(seed + number - 1, *aimed, same=finish(server, f"again/{number}") == whole)
+                done.append(kill)
+                report(kill)
+            if number < count:
+                aimed = aim(server, PHASES[number % len(PHASES)], random.Random(seed + number), f"killed/{number}")
+    return done
+
+
+def aim(server: ComfyServer, phase: str, drawn: random.Random, prefix: str) -> tuple[str, int, bool, int]:
+    """Queue the graph, and kill the server when it is in the phase; tells phase, clip, whether it was hit, and how many clips are there."""
+    clip = drawn.randrange(CLIPS)
+    progress = Progress(server)
+    server.queue(graph(prefix), progress.client)
+    folder = Folder(server.base)
+    while not folder.find():
+        time.sleep(0.001)
+    reached: dict[str, Callable[[], bool]] = {
+        "denoise": lambda: progress.steps >= STEPS * clip + 1,
+        "decode": lambda: progress.steps >= STEPS * (clip + 1),
+        "segment": lambda: folder.has(f"partial_clip_{clip:05}.mp4") or folder.has(f"clip_{clip:05}.mp4"),
+        "manifest": lambda: folder.has(f"clip_{clip:05}.mp4"),
+        "join": folder.joining,
+        "anywhere": lambda: True,
+    }
+    deadline = time.monotonic() + LONGEST
+    while not reached[phase]() and not folder.is_removed():  # what is missed is missed
+        if time.monotonic() > deadline or server.process.poll() is not None:
+            raise RuntimeError(f"The phase {phase} of clip {clip} never came. {server.log_tail(20)}")
+    wait = {"denoise": 0.1, "decode": 0.05, "anywhere": 4.0}.get(phase, 0.0)
+    time.sleep(drawn.uniform(0, wait))
+    server.process.kill()
+    server.process.wait()
+    return phase, clip, folder.died_in(phase, clip), folder.finished()
+
+
+class Folder:
+    """A job's folder as a killed process leaves it."""
+
+    def __init__(self, base: Path) -> None:
+        self._jobs, self._out = base / "output" / "multitalk_jobs", base / "output" / "killed"
+        self._job = self._jobs
+
+    def find(self) -> bool:
+        found = list(self._jobs.glob("*/manifest.jsonl"))
+        if found:
+            self._job = found[0].parent
+        return bool(found)
+
+    def has(self, name: str) -> bool:
+        return (self._job / name).exists()
+
+    def is_removed(self) -> bool:
+        return not self._job.exists()
+
+    def joining(self) -> bool:
+        return self._out.exists() and any(name.startswith(".") for name in os.listdir(self._out))
+
+    def finished(self) -> int:
+        """Whole lines of the manifest but its first."""
+        return (self._job / "manifest.jsonl").read_bytes().count(b"\n") - 1 if self.has("manifest.jsonl") else CLIPS
+
+    def died_in(self, phase: str, clip: int) -> bool:
+        written = {name for name in (f"partial_clip_{clip:05}.mp4", f"clip_{clip:05}.mp4", f"clip_{clip:05}_motion.npy") if self.has(name)}
+        if phase in ("denoise", "decode"):
+            return self.finished() == clip and not written
+        if phase == "segment":
+            return f"partial_clip_{clip:05}.mp4" in written
+        if phase == "manifest":
+            return self.finished() == clip and f"clip_{clip:05}.mp4" in written
+        return self.joining() if phase == "join" else True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py kills", description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="multitalk-kills-") as folder:
+        done = kills(Path(folder), options.count, options.seed, lambda kill: print(kill, flush=True))
+    hits = Counter(kill.phase for kill in done if kill.hit)
+    wrong = [kill for kill in done if not kill.same]
+    print(f"{len(done)} kills, {len(wrong)} with another file; hit: " + ", ".join(f"{phase} {hits[phase]}" for phase in PHASES))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
