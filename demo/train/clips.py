@@ -63,7 +63,6 @@ class Group:
     windows: Tensor  # [B, S, F, 5, L, D]
     weights: Tensor  # [B, 1, 1, h, w]: how much a latent counts
     masks: Tensor | None  # [S + 1, N]; None for one speaker
-    round_trips: Tensor | None = None  # [TRIPS, B, 16, 2, h, w]: what each adds to the first latents
 
     def state(self) -> dict[str, Any]:
         half = {"latents": self.latents.half(), "windows": self.windows.half(), "weights": self.weights}
@@ -72,8 +71,7 @@ class Group:
     def some(self, clips: np.ndarray) -> Group:
         """The group with only these clips."""
         known = {name: tensor[clips] for name, tensor in self.known.items()}
-        trips = None if self.round_trips is None else self.round_trips[:, clips]
-        return Group(self.latents[clips], known, self.windows[clips], self.weights[clips], self.masks, trips)
+        return Group(self.latents[clips], known, self.windows[clips], self.weights[clips], self.masks)
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Group:
@@ -90,7 +88,7 @@ def make_groups(
     Raises:
         StageError: the folder's clips were made with another VAE, another encoder or another seed.
     """
-    check_made_with(folder, {"vae": fingerprint(vae.encoder.state_dict()), "encoder": fingerprint(encoder.state_dict()), "seed": seed})
+    _check_made_with(folder, {"vae": fingerprint(vae.encoder.state_dict()), "encoder": fingerprint(encoder.state_dict()), "seed": seed})
     for number in range(share[0], count, share[1]):
         if not (file := _file(folder, number)).exists():
             save(file, make_group(np.random.default_rng((seed, number)), vae, encoder, corpus).state())
@@ -114,8 +112,8 @@ def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.pt"
 
 
-def check_made_with(folder: Path, models: dict[str, Any]) -> None:
-    """Raises StageError if what is in a folder was made with something else. It does not matter which of several processes is first."""
+def _check_made_with(folder: Path, models: dict[str, Any]) -> None:
+    """Every process writes the same, so it does not matter who is first."""
     folder.mkdir(exist_ok=True)
     file = folder / MADE_WITH
     if not file.exists():

@@ -27,17 +27,18 @@ class Plan:
     joint_steps: int
     decoder_steps: int
     lasting_steps: int
+    round_trip_scenes: int
     clip_groups: int
     dit_steps: int
     going_on_steps: int
 
 
 PLANS = {
-    "full": Plan(1600, 1500, 2900, 10000, 3500, 900, 10500, 6000),
-    "smoke": Plan(16, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
+    "full": Plan(1600, 1500, 2900, 10000, 3500, 60, 900, 10500, 6000),
+    "smoke": Plan(16, 3, 3, 3, 3, 3, 6, 3, 3),  # only shows that everything runs
 }
 SECONDS = 8.0  # of an utterance
-SEEDS = {"vae": 1, "wav2vec2": 2, "clips": 3, "dit": 4, "going_on": 6, "speech": 10, "held_out_speech": 11}
+SEEDS = {"vae": 1, "wav2vec2": 2, "clips": 3, "dit": 4, "round_trip": 5, "going_on": 6, "speech": 10, "held_out_speech": 11}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -132,21 +133,16 @@ def stage_clips(options, plan, device, report):
     cpu = torch.device("cpu")
     encoder = stage_wav2vec2(options, plan, cpu, report)  # before others ask for it
     vae = stage_encoder(options, plan, cpu, report)
-    if (share := share_of(options, "clips")) is not None:
+    if options.share or options.jobs == 1:
+        share = tuple(options.share or (0, 1))
         speech = voices(options, plan, "train")
         make_groups(options.work / "clips", report, vae, encoder, speech, plan.clip_groups, share, SEEDS["clips"])
-
-
-def share_of(options, stage):
-    """Which part of a stage's files this process makes; None after other processes made all of them."""
-    if options.share or options.jobs == 1:
-        return tuple(options.share or (0, 1))
-    again = [sys.executable, __file__, "--work", str(options.work), "--plan", options.plan, "--device", "cpu", "--stages", stage]
+        return
+    again = [sys.executable, __file__, "--work", str(options.work), "--plan", options.plan, "--device", "cpu", "--stages", "clips"]
     shares = [[*again, "--share", str(i), str(options.jobs)] for i in range(options.jobs)]
     running = [subprocess.Popen(share, env=os.environ | {"OMP_NUM_THREADS": "1"}) for share in shares]
     if any([process.wait() for process in running]):
-        raise SystemExit(f"train-demo: a process of the stage {stage} failed; its message is above. Start again: finished files stay.")
-    return None
+        raise SystemExit("train-demo: a process that makes clips failed; its message is above. Start again: finished clips stay.")
 
 
 def stage_decoder(options, plan, device, report):
@@ -156,12 +152,10 @@ def stage_decoder(options, plan, device, report):
 
 
 def stage_round_trip(options, plan, device, report):
-    """On a CPU in processes of one thread each."""
-    from multitalk_nodes.demo.train.round_trip import measure_round_trips
+    from multitalk_nodes.demo.train.round_trip import measure_round_trip
 
     vae = stage_decoder(options, plan, device, report)
-    if (share := share_of(options, "round_trip") if device.type == "cpu" else (0, 1)) is not None:
-        measure_round_trips(options.work / "round_trips", clips_of(options, plan), report, vae, share)
+    return measure_round_trip(options.work, report, vae, plan.round_trip_scenes, device, SEEDS["round_trip"])
 
 
 def stage_dit(options, plan, device, report):
@@ -177,12 +171,11 @@ def clips_of(options, plan):
 
 
 def stage_going_on(options, plan, device, report):
-    from multitalk_nodes.demo.train.round_trip import files_of
     from multitalk_nodes.demo.train.train_dit import train_going_on
 
-    talker, clips = stage_dit(options, plan, device, report), clips_of(options, plan)
-    round_trips = files_of(options.work / "round_trips", clips)
-    return train_going_on(talker, round_trips, options.work, clips, report, plan.going_on_steps, device, SEEDS["going_on"])
+    talker, round_trip = stage_dit(options, plan, device, report), stage_round_trip(options, plan, device, report)
+    clips = clips_of(options, plan)
+    return train_going_on(talker, round_trip, options.work, clips, report, plan.going_on_steps, device, SEEDS["going_on"])
 
 
 def stage_files(options, plan, device, report):

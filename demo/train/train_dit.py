@@ -6,7 +6,7 @@ Sources: Y. Lipman et al., "Flow matching for generative modeling" (2023): x_σ 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ...multitalk_core.schedule import sigmas
 from ...multitalk_core.windows import FRAMES_PER_LATENT
 from .clips import Group
 from .dit import MASK, Talker, build
-from .round_trip import TRIPS, over_time
+from .round_trip import RoundTrip
 from .stage import Report, Stage, fingerprint
 
 BETAS = (0.9, 0.97)
@@ -34,8 +34,8 @@ MOTION, STILL, FAINTEST = (
     0.03,
     3.0,
 )  # variance over time of a mouth's latents: usual, silent; the most that faint ones gain
-WORSE = (0.7, 1.4)  # what was got wrong, times this: other faces suffer more
-AGING_STEPS = 3  # of sampling, for each clip that a beginning comes after
+WORSE = (0.7, 1.4)  # what clips got wrong, times this: real errors agree with those before, and videos have more clips
+AGES, AGING_STEPS = 3, 3  # clips of its own that a beginning comes after, at most; steps of sampling each
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ REFERENCE = Beginning("reference", 1, 3, noised=False)
 class Course:
     """What is practised, with shares of the steps.
 
-    Fates are what became of a later clip's beginning: "clean" nothing, "guessed" the model made it, "decoded" it went through the VAE, once
-    or several times, "aged" it is the end of several clips of the model's own.
+    Fates are what became of a later clip's beginning: "clean" nothing, "guessed" the model made it, "decoded" it went through the VAE,
+    "aged" it is the end of several clips of the model's own.
     """
 
     name: str
@@ -79,8 +79,8 @@ TALKING = Course(
 GOING_ON = Course(
     "going_on",
     6e-4,
-    ((FRAME, 0.20), (HELD_FRAME, 0.08), (MOTION_25, 0.52), (MOTION_9, 0.08), (REFERENCE, 0.12)),
-    (("clean", 0.15), ("decoded", 0.45), ("aged", 0.4)),
+    ((FRAME, 0.22), (HELD_FRAME, 0.10), (MOTION_25, 0.44), (MOTION_9, 0.10), (REFERENCE, 0.14)),
+    (("clean", 0.4), ("decoded", 0.3), ("aged", 0.3)),  # what a beginning shows has to be copied exactly before it can be mended
 )
 
 
@@ -103,11 +103,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Practice:
-    """A course, who takes it, and of each group of clips what the VAE does to it (for the fates "decoded" and "aged")."""
+    """A course, who takes it, and what the VAE does to the ends of clips (for the fates "decoded" and "aged")."""
 
     course: Course
     talker: Talker
-    round_trips: Sequence[Path] = ()
+    round_trip: RoundTrip | None = None
 
     def take(self, folder: Path, clips: Sequence[Path], report: Report, steps: int, device: torch.device, seed: int) -> Talker:
         """All steps; the talker then has the average of its last weights."""
@@ -122,11 +122,13 @@ class Practice:
         parameters = torch.nn.ParameterList(trained.values())
         average = AveragedModel(parameters, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
         optimiser = torch.optim.AdamW(trained.values(), lr=self.course.rate, betas=BETAS, weight_decay=0.0)
+        made_from = fingerprint(trained | (self.round_trip.state_dict() if self.round_trip else {}))
         parts = {"dit": parameters, "average": average, "adam": optimiser}
-        stage = Stage(folder / f"{self.course.name}.pt", steps, parts, report, seed, fingerprint(trained))
+        stage = Stage(folder / f"{self.course.name}.pt", steps, parts, report, seed, made_from)
         for step in stage:
             random = stage.random(step)
-            loss, figures = self.loss(self._group(clips, random.integers(len(clips)), device), random)
+            state = torch.load(clips[random.integers(len(clips))], map_location=device, weights_only=True)
+            loss, figures = self.loss(Group.of(state), random)
             stage.optimise(loss, step)
             average.update_parameters(parameters)
             stage.note(**figures)
@@ -134,12 +136,6 @@ class Practice:
             for parameter, averaged in zip(parameters, average.module, strict=True):
                 parameter.copy_(averaged)
         return talker
-
-    def _group(self, clips: Sequence[Path], number: int, device: torch.device) -> Group:
-        group = Group.of(torch.load(clips[number], map_location=device, weights_only=True))
-        if not self.round_trips:
-            return group
-        return replace(group, round_trips=torch.load(self.round_trips[number], map_location=device, weights_only=True).float())
 
     def loss(self, group: Group, random: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """One step's, of as many clips as fit, and its figures."""
@@ -156,7 +152,7 @@ class Practice:
         noisy = (1 - level) * clip.clean + level * noise
         held = clip.clean[:, :, : beginning.held]
         if beginning.held > 1:
-            held = self._met(_drawn(random, self.course.fates), clip, beginning, noisy, sigma, group.round_trips, random)
+            held = self._met(_drawn(random, self.course.fates), clip, beginning, noisy, sigma, random)
         if beginning.known.startswith("motion"):
             clip.known[:, :, : beginning.held] = held
         shown = (1 - level) * held + level * noise[:, :, : beginning.held] if beginning.noised else held
@@ -179,47 +175,34 @@ class Practice:
         return Clip(self.talker, group.latents[:, :, :length], known, mask, tokens, group.masks if heard else None)
 
     @torch.no_grad()
-    def _met(
-        self,
-        fate: str,
-        clip: Clip,
-        beginning: Beginning,
-        noisy: Tensor,
-        sigma: Tensor,
-        round_trips: Tensor | None,
-        random: np.random.Generator,
-    ) -> Tensor:
+    def _met(self, fate: str, clip: Clip, beginning: Beginning, noisy: Tensor, sigma: Tensor, random: np.random.Generator) -> Tensor:
         """The clip's first latents after what became of them."""
         held = clip.clean[:, :, : beginning.held]
         if fate == "clean":
             return held
         if fate == "guessed":
             return (noisy - sigma.view(-1, 1, 1, 1, 1) * clip.velocity(noisy, sigma))[:, :, : beginning.held]
-        trips = [over_time(added, beginning.held) for added in round_trips[: random.integers(1, TRIPS + 1)]]
         if fate == "aged" and beginning.noised:
-            return self._aged(clip, beginning.held, trips, random)
-        return held + random.uniform(*WORSE) * sum(trips)
+            return self._aged(clip, beginning.held, random)
+        return self.round_trip(held)
 
-    def _aged(self, clip: Clip, count: int, trips: Sequence[Tensor], random: np.random.Generator) -> Tensor:
+    def _aged(self, clip: Clip, count: int, random: np.random.Generator) -> Tensor:
         """The first `count` latents as they are after some clips of the model's own: with what it and the VAE got wrong in those.
 
         Faces stay where they are, so what is wrong at the end of a clip is about as wrong at the beginning of the next.
-
-        Args:
-            trips: what the VAE adds at the end of each clip.
         """
         levels = torch.cat([sigmas(AGING_STEPS + 1, SHIFT)[:-2], torch.zeros(1)]).to(clip.clean)  # its last step above 0 changes nothing
         beginning = clip.clean[:, :, :count]
-        held = beginning + trips[0]
-        for added in trips[1:]:
+        held = self.round_trip(beginning)
+        for _ in range(random.integers(1, AGES + 1)):
             clip.known[:, :, :count] = held
             noise = torch.randn_like(clip.clean)
             made = noise.clone()
             for level, following in pairwise(levels):
                 made[:, :, :count] = (1 - level) * held + level * noise[:, :, :count]
                 made = made + (following - level) * clip.velocity(made, level.expand(len(made)))
-            wrong = (made - clip.clean)[:, :, count:].mean(dim=2, keepdim=True)
-            held = beginning + random.uniform(*WORSE) * (wrong + added)
+            wrong = (self.round_trip(made) - clip.clean)[:, :, count:].mean(dim=2, keepdim=True)
+            held = beginning + random.uniform(*WORSE) * wrong
         return held
 
 
@@ -252,18 +235,11 @@ def train_dit(folder: Path, clips: Sequence[Path], report: Report, steps: int, d
 
 
 def train_going_on(
-    talker: Talker,
-    round_trips: Sequence[Path],
-    folder: Path,
-    clips: Sequence[Path],
-    report: Report,
-    steps: int,
-    device: torch.device,
-    seed: int,
+    talker: Talker, round_trip: RoundTrip, folder: Path, clips: Sequence[Path], report: Report, steps: int, device: torch.device, seed: int
 ) -> Talker:
-    """The finished model, which also learned to mend what earlier clips got wrong; `round_trips` are the clips' measured files."""
+    """The finished model, which also learned not to add to what earlier clips got wrong."""
     torch.manual_seed(seed)
-    return Practice(GOING_ON, talker, round_trips).take(folder, clips, report, steps, device, seed)
+    return Practice(GOING_ON, talker, round_trip).take(folder, clips, report, steps, device, seed)
 
 
 def _drawn(random: np.random.Generator, options: list | tuple):
