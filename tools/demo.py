@@ -18,14 +18,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "demo" / "samples"
-FACE_HEIGHT = 50  # pixels, hair to chin; the size of the faces that the demo model was trained on (demo/README.md)
-SHORT_SIDE, LONGEST_SIDE = 64, 384  # pixels; a face that fills a picture of 64 has that size
+FACE_HEIGHT = 84  # pixels, hair to chin; in the middle of what the demo model was trained on (docs/demo-model.md)
+SHORT_SIDE, LONGEST_SIDE = 128, 256  # pixels; it was trained on 128×128 and 192×128
 FPS = 25
-CLIP_FRAMES = 81  # of the demo workflow
+CLIP_FRAMES = 101  # of the demo workflow
 MAX_SPEAKERS = 4
 CUT = "the rest of the audio is cut"  # in ComfyUI's log, by MultiTalk Decode
 CRUDE = (
-    "The demo model was trained on small drawn faces, seen from the front. On a photograph or a painting it can only be crude: expect a "
+    "The demo model was trained on drawn faces, seen from the front. On a photograph or a painting it can only be crude: expect a "
     "blurred face, and lips that may not move."
 )
 

@@ -2,9 +2,9 @@
 
     python -m tools.workflows [--thumbnails]
 
-Run it in the development environment, with COMFYUI_PATH set. Every workflows/api/<name>.json becomes workflows/<name>.json, laid out by
-LAYOUT; with --thumbnails they also run, and workflows/<name>.jpg is a frame of what they make. tests/test_workflows.py turns the graphs
-back into prompts and compares.
+Run it in the development environment, with COMFYUI_PATH set. Every workflows/api/<name>.json becomes workflows/<name>.json, laid out as
+examples.py says; with --thumbnails they also run, and workflows/<name>.jpg is a frame of what they make. tests/test_workflows.py turns the
+graphs back into prompts and compares.
 """
 
 from __future__ import annotations
@@ -19,57 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .examples import EXAMPLES, Bands
 from .server import PACK_NAME, ComfyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
 SAMPLES = ROOT / "demo" / "samples"
-
-# bands from left to right, each of groups from top to bottom; a group is its title and its columns of node types. The note is above the
-# first. About as wide as high: the template browser shrinks a graph until it fits, and the editor hides all text below a scale of 0.57.
-LAYOUT = (
-    (("1 · Picture and models", (("LoadImage", "MultiTalkDemoModel"),)),),
-    (
-        ("2 · Who says what", (("MultiTalkLoadAudio",), ("MultiTalkSpeaker",), ("MultiTalkWav2VecEmbeds",))),
-        (
-            "3 · Make the clip (the demo model needs 8 steps)",
-            (
-                ("MultiTalkConditioning", "RandomNoise"),
-                ("MultiTalkGuider", "MultiTalkScheduler", "KSamplerSelect"),
-                ("SamplerCustomAdvanced", "MultiTalkDecode"),
-            ),
-        ),
-    ),
-    (("4 · Pictures and sound into one file", (("CreateVideo", "SaveVideo"),)),),
-)
-NEXT = """
-
-**Then try** another seed in *RandomNoise*, your own voice in *MultiTalk Load Audio*, or *family* **infinitetalk**. One clip is \
-3.24 s long; what the voices say after that is cut.
-
-The demo model only knows drawn faces. For photographs, put *Load Diffusion Model* (WAN 2.1 image-to-video), *MultiTalk Model Loader*, \
-*Load VAE*, *MultiTalk Wav2Vec2 Loader*, *Load CLIP* with two *CLIP Text Encode* and *Load CLIP Vision* in its place, and \
-*MultiTalk Image Size* before *MultiTalk Conditioning*. Then set text_scale 5, audio_scale 4, 40 steps, shift 7 and colour 1.
-
-Every node has a help page: select it and press the **i** above it."""
-FILES = "They are in **ComfyUI/custom_nodes/multitalk-nodes/demo/samples**."
-NOTES = {
-    "demo_one_speaker": f"""## A drawn face talks
-
-1. *Load Image*: upload **face.png**.
-2. *MultiTalk Load Audio*: upload **voice_1.wav**.
-3. Press **Run**. It takes seconds on a CPU; nothing is downloaded.
-
-{FILES}{NEXT}""",
-    "demo_two_speakers": f"""## Two drawn faces talk
-
-1. *Load Image*: upload **two_faces.png**.
-2. *MultiTalk Load Audio*: upload **voice_1.wav** and **voice_2.wav**.
-3. Press **Run**. It takes seconds on a CPU; nothing is downloaded.
-
-{FILES} Each *MultiTalk Speaker* has the box of one face: left, top, right, bottom in pixels. Who speaks when is the *layout* of \
-*MultiTalk Wav2Vec2 Embeds*.{NEXT}""",
-}
 
 # as the classic renderer draws them, in pixels; Nodes 2.0 needs a little more, which ROW_GAP leaves
 TITLE, SLOT, WIDGET, WIDTH = 30, 20, 24, 290
@@ -191,11 +146,11 @@ def with_defaults(prompt: Mapping[str, Any], object_info: Mapping[str, Any]) -> 
 # -- the API's form into the editor's
 
 
-def to_graph(name: str, prompt: Mapping[str, Any], object_info: Mapping[str, Any], note: str) -> dict[str, Any]:
-    """A graph for the editor: the prompt's nodes in LAYOUT's groups, and a note on the left."""
+def to_graph(name: str, prompt: Mapping[str, Any], object_info: Mapping[str, Any], note: str, layout: Bands) -> dict[str, Any]:
+    """A graph for the editor: the prompt's nodes in the layout's groups, and a note on the left."""
     nodes = {key: _node(int(key), node, object_info) for key, node in prompt.items()}
     links = _connect(prompt, nodes)
-    groups = _arrange(nodes)
+    groups = _arrange(nodes, layout)
     order = {key: place for place, key in enumerate(_in_order(prompt))}
     for key, node in nodes.items():
         node["order"] = order[key] + 1
@@ -282,12 +237,12 @@ def _in_order(prompt: Mapping[str, Any]) -> list[str]:
     return done
 
 
-def _arrange(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _arrange(nodes: Mapping[str, Any], layout: Bands) -> list[dict[str, Any]]:
     """Gives every node its place; returns the groups around them."""
     placed: set[int] = set()
     groups: list[dict[str, Any]] = []
     left = 0
-    for band in LAYOUT:
+    for band in layout:
         top, band_right = (0 if left else TITLE + SIZES["MarkdownNote"][1] + BAND_GAP), left
         for title, columns in band:
             x, bottom = left + GROUP_PAD, top
@@ -307,7 +262,7 @@ def _arrange(nodes: Mapping[str, Any]) -> list[dict[str, Any]]:
             top, band_right = top + bounding[3] + BAND_GAP, max(band_right, right)
         left = band_right + BAND_GAP
     if missing := [node["type"] for node in nodes.values() if node["id"] not in placed]:
-        raise ValueError(f"LAYOUT has no place for {', '.join(missing)}. Add them to one of its groups.")
+        raise ValueError(f"The layout has no place for {', '.join(missing)}. Add them to one of its groups.")
     return groups
 
 
@@ -354,11 +309,12 @@ def main() -> int:
         return 1
     with ComfyServer(Path(comfyui), ROOT) as server:
         object_info = server.object_info()
-        for sample in [*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")]:
+        for sample in [file for kind in ("png", "wav", "mp4") for file in SAMPLES.glob(f"*.{kind}")]:
             server.upload(sample)
         for file in sorted((WORKFLOWS / "api").glob("*.json")):
             prompt = json.loads(file.read_text(encoding="utf-8"))
-            graph = to_graph(file.stem, prompt, object_info, NOTES[file.stem])
+            example = EXAMPLES[file.stem]
+            graph = to_graph(file.stem, prompt, object_info, example.note, example.layout)
             text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
             (WORKFLOWS / file.name).write_text(text, encoding="utf-8")
             print(f"workflows/{file.name}: {len(graph['nodes'])} nodes, {len(graph['links'])} links")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import comfy.samplers
-import comfy.sd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...comfy_bridge.backend import ComfyBackend
 from ...comfy_bridge.clip import decode_clip, prepare_clip
-from ...comfy_bridge.conditioning import Conditioning, with_clip
+from ...comfy_bridge.conditioning import with_clip
 from ...comfy_bridge.guider import MultiTalkGuider
+from ...comfy_bridge.long_video import LongVideo, Sound
 from ...comfy_bridge.patches import patch_model
 from ...comfy_bridge.sampling import sample_clip
 from ...comfy_bridge.weights import MultiTalkWeights
@@ -26,88 +23,22 @@ from ...multitalk_core.colour import match_colours
 from ...multitalk_core.families import FAMILIES
 from ...multitalk_core.generate import Condition, Motion, clip_seed, generate
 from ...multitalk_core.guidance import Projection
+from ...multitalk_core.job import Job
 from ...multitalk_core.model import reference_attention_map
 from ...multitalk_core.schedule import sigmas
+from ...multitalk_core.segments import CODECS, read_frames
 from ...multitalk_core.sizes import fit_picture
 from ...multitalk_core.speakers import check_places, ref_target_masks, source_masks, token_masks
 from ...multitalk_core.voices import Voices
-from ...multitalk_core.windows import plan_clips
+from ...multitalk_core.windows import plan_clips, plan_shots
 from .core_items import speakers_at, weights_of
 from .goldens import Check, Goldens, compare
+from .recorded import Latents, RecordedBackend, RecordingGuider, StubVAE, clip_output, evaluate, known_frames, prompt, wan_of
 
 EXACT = {"exact": True}
 SCHEDULE_BOUND = 2e-3  # of 1000; MANIFEST.md, item 06
+EIGHT_BITS = 1.01 / 255  # half a step of 8 bits, in −1…1
 Y_BOUND = 1e-5  # MANIFEST.md, item 06: y from the source picture
-
-
-def wan_of(g: Goldens) -> Any:
-    """The set's WAN model through ComfyUI's own loader, in float32."""
-    model = g.params["model"]
-    tensors = {key: value for name in model["weights"]["base"] for key, value in g.file(name).items()}
-    told = ("num_heads", "text_dim", "freq_dim", "eps", "qk_norm", "cross_attn_norm")  # what tensors do not tell
-    shape = {key: model["wan"][key] for key in told}
-    metadata = {"config": json.dumps({"transformer": shape})}
-    return comfy.sd.load_diffusion_model_state_dict(tensors, model_options={"dtype": torch.float32}, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The set's latents are in the model's space; ComfyUI's nodes hand over what the VAE gives."""
-
-    model: Any
-
-    def to_vae(self, latent: Tensor) -> Tensor:
-        return self.model.model.process_latent_out(latent.float())
-
-    def to_model(self, latent: Tensor) -> Tensor:
-        return self.model.model.process_latent_in(latent.float())
-
-
-class RecordingGuider(MultiTalkGuider):
-    """The product's guider that also keeps every step's velocities and their sum."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.velocities: list[dict[str, Tensor]] = []
-        self.guided: list[Tensor] = []
-        self.momentum_norms: list[float] = []
-
-    def guided_velocity(self, velocities: dict[Any, Tensor]) -> Tensor:
-        guided = super().guided_velocity(velocities)
-        self.velocities.append({name: v[0].clone() for name, v in velocities.items()})
-        self.guided.append(guided[0].clone())
-        if self._projected is not None:
-            self.momentum_norms += [float(running.double().norm()) for running in self._projected._running.values()]
-        return guided
-
-
-def evaluate(guider: MultiTalkGuider, latents: list[Tensor], levels: Tensor, seed: int = 0) -> None:
-    """Ask the guider for each latent [16, T, H, W] at its noise level, within one run."""
-
-    def visit(model: Callable[..., Tensor], noise: Tensor, run_sigmas: Tensor, extra_args: Any, **_: Any) -> Tensor:
-        for latent, level in zip(latents, levels, strict=True):
-            model(latent[None].float(), level[None].float(), **extra_args)
-        return noise
-
-    empty = torch.zeros_like(latents[0][None])
-    guider.sample(
-        torch.zeros_like(empty), empty, comfy.samplers.KSAMPLER(visit), torch.cat([levels, levels[:1] * 0]), disable_pbar=True, seed=seed
-    )
-
-
-def prompt(g: Goldens, reference: dict[str, Any]) -> Conditioning:
-    """A text embedding padded with zeros to the model's length, as the text encoder of WAN gives it."""
-    text = g[reference].float()
-    return [[F.pad(text, (0, 0, 0, g.params["model"]["wan"]["text_len"] - text.shape[0]))[None], {}]]
-
-
-def clip_output(features: Tensor) -> SimpleNamespace:
-    return SimpleNamespace(penultimate_hidden_states=features.float())
-
-
-def known_frames(y: Tensor) -> int:
-    """Known latent frames by the mask channels of y."""
-    return int(y[0, 0, :, 0, 0].sum())
 
 
 def item_05(g: Goldens) -> Iterator[Check]:
@@ -159,84 +90,6 @@ class _Watch:
         self.block0 = output[0].clone()
 
 
-@dataclass(frozen=True)
-class StubVAE:
-    """The linear VAE of the recorded runs behind the interface of ComfyUI's VAE."""
-
-    parameters: dict[str, Any]
-    enc_w: Tensor
-    enc_b: Tensor
-    dec_w: Tensor
-    latents: Latents
-
-    @classmethod
-    def of(cls, g: Goldens, latents: Latents) -> StubVAE:
-        parameters = g.params["model"]["stub_vae"]
-        return cls(parameters, *(g[parameters[key]] for key in ("enc_w", "enc_b", "dec_w")), latents)
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """[F, H, W, 3] in 0…1 → [1, C, T, h, w]."""
-        rule = self.parameters["encode"]
-        small = F.avg_pool2d((frames * 2 - 1).movedim(-1, 1), rule["spatial_mean"])
-        first, later = small[: rule["first_group"]], small[rule["first_group"] :]
-        groups = [first.mean(dim=0), *(group.mean(dim=0) for group in later.split(rule["later_groups"]) if len(later))]
-        rgb = torch.stack(groups, dim=1)
-        latent = torch.einsum("cr,rthw->cthw", self.enc_w, rgb) + self.enc_b[:, None, None, None]
-        return self.latents.to_vae(latent[None])
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """[1, C, T, h, w] → [1, F, H, W, 3] in 0…1."""
-        rule = self.parameters["decode"]
-        rgb = torch.einsum("rc,cthw->trhw", self.dec_w, self.latents.to_model(latent)[0])
-        frames = [rgb[0] * s for s in rule["first_frame_scales"]] + [r * s for r in rgb[1:] for s in rule["later_frame_scales"]]
-        side = rule["upsample_nearest"]
-        large = torch.stack(frames).repeat_interleave(side, dim=-1).repeat_interleave(side, dim=-2)
-        return ((large.clamp(*rule["clamp"]).movedim(1, -1) + 1) / 2)[None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedBackend(ComfyBackend):
-    """The product's backend with the recorded run's noise and CLIP features; keeps what passes through."""
-
-    goldens: Any = None
-    clips: list[dict[str, Any]] = field(default_factory=list)
-    seed: int = 0
-    conditions: list[Condition] = field(default_factory=list)
-    denoised: list[Tensor] = field(default_factory=list)
-    decoded: list[Tensor] = field(default_factory=list)
-    own_noise: list[Tensor] = field(default_factory=list)
-
-    def see(self, condition: Condition) -> Any:
-        return clip_output(self.goldens[self.clips[len(self.conditions)]["tensors"]["clip_fea"]])
-
-    def noise(self, empty: Tensor, seed: int) -> Tensor:
-        self.own_noise.append(super().noise(empty, seed))
-        return self.goldens[self.clips[self._index(seed)]["tensors"]["noise"]][None]
-
-    def denoise(self, condition: Condition, seed: int) -> Tensor:
-        latent = super().denoise(condition, seed)
-        self.conditions.append(condition)
-        self.denoised.append(latent)
-        return latent
-
-    def decode(self, latent: Tensor) -> Tensor:
-        frames = super().decode(latent)
-        self.decoded.append(frames)
-        return frames
-
-    def _index(self, seed: int) -> int:
-        return next(i for i in range(len(self.clips)) if clip_seed(self.seed, i) == seed)
-
-    def recorded_motion_noise(self, shape: torch.Size, sigma: float, seed: int) -> Tensor:
-        """motion_noise_initial at the first level, then the noise that was drawn after the step that led to this level."""
-        tensors = self.clips[self._index(seed)]["tensors"]
-        if not tensors["motion_noise_initial"]:
-            return torch.zeros(shape)  # the recorded run drew none, so asking for some must show
-        step = int((self.sigmas - sigma).abs().argmin())
-        noise = self.goldens[tensors["motion_noise_initial"]] if step == 0 else self.goldens[tensors["motion_noise_step"]][step - 1]
-        return noise.reshape(shape)
-
-
 def item_06(g: Goldens) -> Iterator[Check]:
     item = g.item("06")
     for name, row in item["schedules"].items():
@@ -264,6 +117,7 @@ def _trajectories(g: Goldens, number: str) -> Iterator[Check]:
         yield from run.inputs()
         yield from run.forced()
         yield from run.whole_video()
+        yield from run.long_video()
         yield from run.short_path()
 
 
@@ -329,6 +183,31 @@ class _Run:
         for clip, recorded in zip(plan, self.case["clips"], strict=True):
             yield from self._clip(backend, clip, recorded, plan, kept)
         yield from self._length(plan, torch.cat(kept))
+
+    def long_video(self) -> Iterator[Check]:
+        """Several clips as MultiTalk Long Video makes them: motion frames go through the job's files, pictures through a video file."""
+        if len(self.case["clips"]) < 2:
+            return
+        case, backend, lossless = self.case, self._backend(), CODECS["lossless"]
+        tracks = [self.g[reference] for reference in case["full_embeddings"]]
+        frames = min(case["max_frames_num"], tracks[0].shape[0])
+        shots = plan_shots(frames, (), case["frame_num"], case["motion_frame"])
+        strength, silence = case["color_correction"]["strength"], Sound(torch.zeros(1, 0), 16_000)
+        video = LongVideo(backend, FAMILIES[case["family"]], shots, self._source, tracks, case["seed"], strength, silence)
+        with tempfile.TemporaryDirectory(prefix="multitalk-parity-") as folder:
+            job, out = Job(Path(folder) / "job", "parity", video.plan, lossless, 0), Path(folder) / "out.mkv"
+            video.make(job, lossless, out, lambda line: None)
+            made = torch.stack([*read_frames(out)])
+        for index, clip in enumerate(case["clips"]):
+            latent = self.latents.to_model(backend.denoised[index])[0]
+            golden = self.g[clip["tensors"]["latent_final"]]
+            yield self._compare(f"long video, clip {index} latent_final", latent, golden, self.bound["latent_final"])
+        yield self._compare("long video, frames", [len(made)], [frames], EXACT)
+        if "video_lowres" not in case["tensors"]:
+            return
+        golden = self.g[case["tensors"]["video_lowres"]]
+        bound = {"max_abs": self.bound["video_lowres"]["max_abs"] + EIGHT_BITS}
+        yield self._compare("long video, file", self._low(made)[:, : golden.shape[1]], golden, bound, "bound ours; difference: 8 bits")
 
     def _clip(self, backend: RecordedBackend, clip: Any, recorded: dict[str, Any], plan: Any, kept: list[Tensor]) -> Iterator[Check]:
         g, tensors, index = self.g, recorded["tensors"], clip.index
