@@ -19,7 +19,7 @@ class Graph(dict):
         two = speakers == 2
         super().__init__(
             demo=node("MultiTalkDemoModel", family="multitalk"),
-            image=node("LoadImage", image="two_faces.png" if two else "face.png"),
+            image=node("LoadImage", image="two_faces_small.png" if two else "face_small.png"),
             audio_1=audio("voice_1.wav"),
             speaker_1=node("MultiTalkSpeaker", audio=["audio_1", 0], box="", start=-1.0, role="speaks"),
             voices=node(

@@ -86,8 +86,8 @@ def test_an_example_loads_runs_and_plays(server, page, tmp_path):
     page.wait_for_function(VIDEO, timeout=VIDEO_LIMIT)
     page.screenshot(path=tmp_path / "done.png")
     size = page.evaluate(f"() => {{ const video = ({VIDEO})(); return [video.videoWidth, video.videoHeight, video.duration] }}")
-    assert size[:2] == [64, 64]
-    assert abs(size[2] - 81 / 25) < 0.1
+    assert size[:2] == [128, 128]
+    assert abs(size[2] - 101 / 25) < 0.1
     page.evaluate(f"() => {{ const video = ({VIDEO})(); video.muted = true; video.play() }}")
     page.wait_for_function(f"() => ({VIDEO})().currentTime > 0.5", timeout=VIDEO_LIMIT)
     assert [text for text in page.complaints if not any(known in text for known in NOT_OURS)] == []

@@ -7,7 +7,7 @@ from PIL import Image
 from multitalk_nodes.tests.graphs import SAMPLES
 from multitalk_nodes.tools import demo
 
-FACE, VOICE = str(SAMPLES / "face.png"), str(SAMPLES / "voice_1.wav")
+FACE, VOICE = str(SAMPLES / "face_small.png"), str(SAMPLES / "voice_1.wav")
 
 WRONG = {
     "an image without audio": (["--image", FACE], "belong together"),
@@ -36,22 +36,22 @@ def test_a_photo_that_the_camera_turned_is_seen_as_comfyui_sees_it(tmp_path):
     exif[274] = 6  # orientation: a quarter turn
     Image.fromarray(np.zeros((300, 400, 3), np.uint8)).save(turned, exif=exif)
     assert demo.picture_size(turned) == (300, 400)
-    assert demo.fitted_size(turned, []) == (64, 80)
+    assert demo.fitted_size(turned, []) == (128, 176)
 
 
 def test_with_a_box_the_face_gets_the_size_that_the_model_knows(tmp_path):
     picture = tmp_path / "large.png"
     Image.fromarray(np.zeros((640, 640, 3), np.uint8)).save(picture)
-    assert demo.fitted_size(picture, [[100, 100, 300, 350]]) == (128, 128)  # a fifth of 640: the face of 250 is 50
+    assert demo.fitted_size(picture, [[100, 100, 300, 350]]) == (208, 208)  # a third of 640: the face of 250 is 84
 
 
 def test_two_voices_of_the_users_speak_in_turn_on_their_own_faces(server, tmp_path):
     boxes = ["--box", "8,0,56,55", "--box", "73,0,119,55"]
     voices = ["--audio", VOICE, "--audio", str(SAMPLES / "voice_2.wav")]
-    options = demo.parse(["--image", str(SAMPLES / "two_faces.png"), *voices, *boxes, "--out", str(tmp_path / "talk.mp4")])
+    options = demo.parse(["--image", str(SAMPLES / "two_faces_small.png"), *voices, *boxes, "--out", str(tmp_path / "talk.mp4")])
     scene = demo.own_scene(options)
     video = demo.make(server, scene)
-    assert scene["seconds"] == [1.6, 1.6]
+    assert scene["seconds"] == [2.0, 2.0]
     (own_1, other_1), (other_2, own_2) = demo.correlations(video, scene)
     assert min(own_1, own_2) > 0.8 and max(other_1, other_2) < 0.3
     assert len(demo.measure(video, scene)) == 2

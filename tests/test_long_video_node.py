@@ -189,6 +189,14 @@ def test_dubbing_takes_every_clips_source_from_a_video(server, inputs, tmp_path)
 
 REFUSED = {
     "an image and a video": (lambda g: [g.__setitem__("s", node("LoadVideo", file="mute.mp4")), g.set("long", video=["s", 0])], "either"),
+    "a video without pictures": (
+        lambda g: [
+            g.__setitem__("s", node("LoadVideo", file="only_sound.mp4")),
+            g["long"]["inputs"].pop("image"),
+            g.set("long", video=["s", 0]),
+        ],
+        "has no video stream. Choose a video, or use an image as the source",
+    ),
     "neither": (lambda g: g["long"]["inputs"].pop("image"), "Connect either an image or a video"),
     "cuts that are none": (lambda g: g.set("long", cuts="12, soon"), "'12, soon' are no cuts: 'soon' is no time"),
     "clips without anything new": (lambda g: g.set("long", motion_frames=9), "leave nothing new"),
@@ -203,6 +211,12 @@ def test_bad_input_is_refused_in_plain_words(server, inputs, tmp_path, case):
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
         container.mux(stream.encode())
     server.upload(tmp_path / "mute.mp4")
+    with av.open(str(tmp_path / "only_sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux([*stream.encode(frame), *stream.encode()])
+    server.upload(tmp_path / "only_sound.mp4")
     change, expected = REFUSED[case]
     graph = long_graph()
     change(graph)

@@ -118,7 +118,7 @@ def test_a_start_time_wins_over_the_layout(server, inputs):
 
 
 def test_masks_of_another_size_than_the_picture_and_a_silent_bystander(server, inputs):
-    graph = Graph(speakers=1).add_speaker(2, role="silent").set("image", image="two_faces.png")
+    graph = Graph(speakers=1).add_speaker(2, role="silent").set("image", image="two_faces_small.png")
     graph["left"] = node("SolidMask", value=1.0, width=20, height=20)
     graph["canvas"] = node("SolidMask", value=0.0, width=40, height=20)
     graph["mask_1"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=0, y=0, operation="add")
@@ -162,7 +162,7 @@ def test_the_infinitetalk_family_holds_the_first_frame_to_the_picture(server, in
 
     graph = Graph(frames=9, steps=4).set("demo", family="infinitetalk").set("decode", colour=0.0)
     first = video_of(server, graph).frames[0].astype(float)
-    picture = np.array(Image.open(SAMPLES / "face.png").convert("RGB"), dtype=float)
+    picture = np.array(Image.open(SAMPLES / "face_small.png").convert("RGB"), dtype=float)
     assert np.abs(first - picture).mean() < 12
 
 
@@ -241,7 +241,7 @@ def test_a_picture_far_too_large_is_not_taken_unasked(server, inputs):
 
 
 def test_a_side_that_is_not_given_follows_the_picture(server, inputs):
-    assert video_of(server, Graph().set("image", image="two_faces.png").set("clip", width=96)).frames.shape[1:3] == (48, 96)
+    assert video_of(server, Graph().set("image", image="two_faces_small.png").set("clip", width=96)).frames.shape[1:3] == (48, 96)
 
 
 def test_an_empty_mask_is_refused(server, inputs):

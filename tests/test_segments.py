@@ -91,6 +91,38 @@ def test_what_was_encoded_is_not_encoded_again(tmp_path, codec, segments):
         assert not container.streams.audio
 
 
+@pytest.mark.slow
+def test_after_ten_minutes_picture_and_sound_are_less_than_a_frame_apart(tmp_path, codec):
+    """A white frame and a click at the same moment, at the beginning, every two minutes, and at the end."""
+    counts = [81] + [56] * 266 + [23]
+    moments = [0, 3000, 6000, 9000, 12000, sum(counts) - 1]
+    flashes, files, start = torch.zeros(sum(counts)), [], 0
+    flashes[moments] = 1
+    for number, count in enumerate(counts):
+        frames = flashes[start : start + count, None, None, None].expand(-1, 32, 32, 3)
+        files.append(tmp_path / f"{number}{codec.suffix}")
+        write_segment(files[-1], frames, codec)
+        start += count
+    sound = torch.zeros(1, sum(counts) * RATE // 25)
+    for moment in moments:
+        sound[0, moment * RATE // 25 : moment * RATE // 25 + 200] = 0.9
+    out = tmp_path / f"out{codec.suffix}"
+    join_segments(out, files, counts, sound_file(tmp_path, codec, sound))
+    with av.open(str(out)) as container:
+        bright = [float(frame.time) for frame in container.decode(video=0) if frame.to_ndarray(format="gray").mean() > 128]
+    with av.open(str(out)) as container:
+        stream = container.streams.audio[0]
+        heard = [
+            frame.time + (abs(frame.to_ndarray()[0]) > 0.4).argmax() / stream.rate
+            for frame in container.decode(stream)
+            if abs(frame.to_ndarray()[0]).max() > 0.4
+        ]
+    clicks = [time for number, time in enumerate(heard) if number == 0 or time - heard[number - 1] > 1]
+    assert bright == [moment / 25 for moment in moments]
+    assert len(clicks) == len(bright)
+    assert max(abs(click - flash) for click, flash in zip(clicks, bright, strict=True)) < 0.01
+
+
 def test_a_range_of_frames_can_be_had_alone(tmp_path, codec, segments):
     out = tmp_path / f"out{codec.suffix}"
     join_segments(out, segments, COUNTS, sound_file(tmp_path, codec, beep(sum(COUNTS))))

@@ -4,24 +4,29 @@ explains itself.
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+import torch
 
+from multitalk_nodes.multitalk_core.audio import mono_16k
+from multitalk_nodes.multitalk_core.audio_files import read_sound
+from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, voice_energy
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, video_of, workflow
-from multitalk_nodes.tools import demo
-from multitalk_nodes.tools.workflows import LAYOUT, ONLY_IN_THE_EDITOR, TITLE, slots, to_graph, to_prompt, with_defaults
+from multitalk_nodes.tools.examples import EXAMPLES
+from multitalk_nodes.tools.workflows import ONLY_IN_THE_EDITOR, TITLE, slots, to_graph, to_prompt, with_defaults
 
 NAMES = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
-FRAMES = {"demo_one_speaker": 81, "demo_two_speakers": 80}  # a whole clip; 0.9 s and 2.3 s of voices
+FRAMES = {"demo_one_speaker": 101, "demo_two_speakers": 88}  # a whole clip; 0.9 s and 2.6 s of voices
+FRAMES |= {"demo_long_talk": 197, "demo_long_dialogue": 197, "demo_dubbing": 101}  # 4.02 s and 3.87 s
 DOCS = ROOT / "web" / "docs"
 
 
 @pytest.fixture(scope="module")
 def object_info(server):
     """After the uploads: combos list what the input folder holds."""
-    for sample in [*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")]:
-        server.upload(sample)
+    for kind in ("png", "wav", "mp4"):
+        for sample in SAMPLES.glob(f"*.{kind}"):
+            server.upload(sample)
     return server.object_info()
 
 
@@ -71,7 +76,7 @@ def _unfit_input(value, slot, prompt, object_info):
 
 def test_every_workflow_has_its_two_forms_and_a_thumbnail():
     assert NAMES
-    assert sorted(file.stem for file in (ROOT / "workflows").glob("*.json")) == NAMES
+    assert sorted(file.stem for file in (ROOT / "workflows").glob("*.json")) == NAMES == sorted(EXAMPLES)
     for name in NAMES:
         thumbnail = (ROOT / "workflows" / f"{name}.jpg").read_bytes()
         assert thumbnail.startswith(b"\xff\xd8") and len(thumbnail) < 60_000
@@ -90,7 +95,7 @@ def test_nodes_inputs_and_values_are_known(object_info, name):
 
 
 def test_the_check_sees_what_it_looks_for(object_info):
-    prompt = workflow(NAMES[0])
+    prompt = workflow("demo_one_speaker")
     by_type = {node["class_type"]: node["inputs"] for node in prompt.values()}
     by_type["MultiTalkScheduler"]["steps"] = 0
     by_type["MultiTalkWav2VecEmbeds"]["layout"] = "random"
@@ -120,7 +125,9 @@ def test_a_growing_input_and_every_kind_of_widget_come_back(object_info):
     prompt = workflow("demo_two_speakers")
     embeds = next(node["inputs"] for node in prompt.values() if node["class_type"] == "MultiTalkWav2VecEmbeds")
     embeds["speakers.speaker_3"] = embeds["speakers.speaker_0"]
-    assert to_prompt(to_graph("x", prompt, object_info, ""), object_info) == with_defaults(prompt, object_info)
+    assert to_prompt(to_graph("x", prompt, object_info, "", EXAMPLES["demo_two_speakers"].layout), object_info) == with_defaults(
+        prompt, object_info
+    )
     graph = graph_of("demo_two_speakers")
     graph["nodes"][-1]["widgets_values"].pop()
     with pytest.raises(ValueError, match=r"stores \d values; \d were expected"):
@@ -139,7 +146,7 @@ def test_nodes_do_not_overlap_and_lie_in_their_groups(name):
         x0, y0, x1, y1 = boxes[node["id"]]
         around = [frame for frame in frames if frame[0] <= x0 and frame[1] <= y0 and x1 <= frame[2] and y1 <= frame[3]]
         assert len(around) == (node["type"] not in ONLY_IN_THE_EDITOR), node["type"]
-    assert len(frames) == sum(len(band) for band in LAYOUT)
+    assert len(frames) == sum(len(band) for band in EXAMPLES[name].layout)
 
 
 def _box(node):
@@ -165,11 +172,30 @@ def test_it_makes_a_video(server, object_info, name):
     assert video.shows_something()
     assert max(abs(frame.astype(int) - video.frames[0]).mean() for frame in video.frames) > 1, "something moves"
     assert abs(video.seconds - FRAMES[name] / 25) < 0.06, "sound in blocks of 1024 samples"
-    scene = next(s for s in demo.drawn_scenes(Path("unused.mp4")) if s["graph"] == name)
-    scene["seconds"] = [n["inputs"]["duration"] for n in workflow(name).values() if n["class_type"] == "MultiTalkLoadAudio"]
-    for mouth, row in enumerate(demo.correlations(video.path, scene)):
-        for voice, value in enumerate(row):
+    said = spoken(workflow(name))
+    boxes = json.loads((SAMPLES / ("two_faces.json" if len(said) > 1 else "face.json")).read_text(encoding="utf-8"))["boxes"]
+    for mouth, box in enumerate(boxes):
+        opening = mouth_opening(torch.from_numpy(video.frames).float() / 255, box)
+        for voice, waveform in enumerate(said):
+            value = pearson(opening, voice_energy(waveform, video.count))
             assert value > 0.85 if mouth == voice else value < 0.3, f"mouth {mouth}, voice {voice}: {value:.2f}"
+
+
+def spoken(prompt):
+    """What each speaker of a workflow is heard to say in their turn, at 16 kHz."""
+    sounds = {key: recorded(**node["inputs"]) for key, node in prompt.items() if node["class_type"] == "MultiTalkLoadAudio"}
+    sounds |= {key: torch.cat([*sounds.values()]) for key, node in prompt.items() if node["class_type"] == "AudioConcat"}
+    voices = [sounds[node["inputs"]["audio"][0]] for node in prompt.values() if node["class_type"] == "MultiTalkSpeaker"]
+    total, begin, heard = sum(len(voice) for voice in voices), 0, []
+    for voice in voices:
+        heard.append(torch.nn.functional.pad(voice, (begin, total - begin - len(voice))))
+        begin += len(voice)
+    return heard
+
+
+def recorded(audio, duration, **_):
+    waveform, rate = read_sound(SAMPLES / audio, duration=duration)
+    return mono_16k(waveform, rate)
 
 
 # -- the nodes
