@@ -1,46 +1,82 @@
-"""Makes demo/samples: drawn faces with their boxes, and two synthetic voices.
+"""Makes demo/samples: drawn faces with their boxes, a video of one that says nothing, and two synthetic voices.
 
-Run it in the development environment, with espeak-ng on the path:
+Run it in the development environment:
 
     python demo/make_samples.py
 
-The pictures depend on nothing but faces.py; espeak-ng says the same samples every time, but another version of it may say others.
+Everything follows from this file, faces.py, train/speech.py and the pinned espeakng-loader.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-import faces  # beside this file
-from PIL import Image
-
-SAMPLES = Path(__file__).parent / "samples"
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "demo" / "samples"
+SILENT_FRAMES = 88
 # espeak-ng's voice, words a minute, pitch, and what is said; " ... " is a pause
 VOICES = {
-    "voice_1": ("en-us", 150, 42, "Hello! ... My mouth is made of numbers."),
-    "voice_2": ("en-gb+f3", 145, 60, "Shall we go? ... Come on, come on."),
+    "voice_1": ("en-us", 150, 42, "Hello! ... My whole mouth is made of numbers."),
+    "voice_2": ("en-us+f3", 145, 60, "Shall we go? ... Come on, come on."),
 }
-WORD_GAP = 8  # in espeak-ng's units of 10 ms
 
 
 def main() -> int:
-    espeak = shutil.which("espeak-ng")
-    if espeak is None:
-        print("espeak-ng is not installed. On Debian and Ubuntu: apt-get install espeak-ng")
-        return 1
+    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+    pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    pack.register_pack()
     SAMPLES.mkdir(exist_ok=True)
-    for name, scene in (("face", faces.one_face()), ("two_faces", faces.two_faces())):
-        pixels = (scene.picture() * 255).round().byte().numpy()
-        Image.fromarray(pixels).save(SAMPLES / f"{name}.png")
-        (SAMPLES / f"{name}.json").write_text(json.dumps({"boxes": scene.boxes}) + "\n", encoding="utf-8")
-    for name, (voice, speed, pitch, words) in VOICES.items():
-        options = ["-v", voice, "-s", str(speed), "-p", str(pitch), "-g", str(WORD_GAP)]
-        subprocess.run([espeak, *options, "-w", str(SAMPLES / f"{name}.wav"), words], check=True)
+    write_pictures()
+    write_video()
+    write_voices()
     return 0
+
+
+def write_pictures() -> None:
+    """One and two faces at the size of the example workflows, and small."""
+    from PIL import Image
+
+    from multitalk_nodes.demo import faces
+
+    scenes = {
+        "face": faces.one_face((128, 128)),
+        "two_faces": faces.two_faces((128, 192)),
+        "face_small": faces.one_face((64, 64)),
+        "two_faces_small": faces.two_faces((64, 128)),
+    }
+    for name, scene in scenes.items():
+        Image.fromarray((scene.picture() * 255).round().byte().numpy()).save(SAMPLES / f"{name}.png")
+        (SAMPLES / f"{name}.json").write_text(json.dumps({"boxes": scene.boxes}) + "\n", encoding="utf-8")
+
+
+def write_video() -> None:
+    """Somebody to be dubbed: a face that moves a little, blinks, and says nothing."""
+    import numpy as np
+    import torch
+
+    from multitalk_nodes.demo import faces
+    from multitalk_nodes.demo.train.scenes import act
+    from multitalk_nodes.multitalk_core.segments import CODECS, write_segment
+
+    acting = act(torch.zeros(1, SILENT_FRAMES), np.random.default_rng(0))
+    frames = faces.one_face((128, 128)).video(acting)
+    sway = np.rint(3 * np.sin(np.arange(SILENT_FRAMES) / 12)).astype(int)
+    frames = torch.stack([torch.roll(frame, int(shift), dims=1) for frame, shift in zip(frames, sway, strict=True)])
+    write_segment(SAMPLES / "silent_face.mp4", frames, CODECS["h264"], 18)
+
+
+def write_voices() -> None:
+    import soundfile
+
+    from multitalk_nodes.demo.train.speech import Voice, synthesise
+    from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE
+
+    for name, (voice, rate, pitch, words) in VOICES.items():
+        soundfile.write(SAMPLES / f"{name}.wav", synthesise(words, Voice(voice, rate, pitch)).numpy(), SAMPLE_RATE, subtype="PCM_16")
 
 
 if __name__ == "__main__":

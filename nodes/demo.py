@@ -18,7 +18,7 @@ class MultiTalkDemoModel(io.ComfyNode):
             node_id="MultiTalkDemoModel",
             display_name="MultiTalk Demo Model",
             category=CATEGORY,
-            description="A tiny trained WAN, MultiTalk, VAE and Wav2Vec2 (16 MB, in the pack): drawn faces talk on a bare CPU. "
+            description="A tiny trained WAN, MultiTalk, VAE and Wav2Vec2 (21 MB, in the pack): drawn faces talk on a bare CPU. "
             "Photographs it can only do crudely. It ignores prompts and needs no text encoder and no CLIP.",
             search_aliases=["tiny model", "example model", "test model"],
             inputs=[

@@ -38,7 +38,6 @@ from multitalk_nodes.multitalk_core.sync import pearson, voice_energy
 
 pytest.importorskip("espeakng_loader", reason="needs espeak-ng: pip install espeakng-loader")
 
-TRAINED = False  # whether demo/weights holds the weights that the bounds were set for
 QUICK_MINUTES = 3
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Scope(quick=True)  # whose first and third cases are small
@@ -515,7 +514,6 @@ def test_metrics_are_added_to_what_a_file_says_and_its_tensors_stay(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not TRAINED, reason="demo/weights is the prototype's, which the bounds are not for")
 def test_the_demo_model_keeps_its_quick_bounds():
     ended = command()
     assert ended.returncode == 0, ended.stdout + ended.stderr

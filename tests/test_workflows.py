@@ -57,7 +57,7 @@ def _unfit_input(value, slot, prompt, object_info):
     if isinstance(value, list):
         source = prompt.get(value[0])
         outputs = object_info[source["class_type"]]["output"] if source else []
-        fits = value[1] < len(outputs) and outputs[value[1]] == slot.type
+        fits = value[1] < len(outputs) and slot.type in (outputs[value[1]], "*")
         return None if fits else f"takes {slot.type}, but is linked to {outputs}[{value[1]}]"
     if not slot.is_widget:
         return f"needs a link, has {value!r}"

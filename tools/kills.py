@@ -118,7 +118,7 @@ def aim(server: ComfyServer, phase: str, drawn: random.Random, prefix: str) -> t
     clip = drawn.randrange(CLIPS)
     progress = Progress(server)
     server.queue(graph(prefix), progress.client)
-    folder = Folder(server.base)
+    folder = Folder(server.base, prefix)
     while not folder.find():
         time.sleep(0.001)
     reached: dict[str, Callable[[], bool]] = {
@@ -133,7 +133,7 @@ def aim(server: ComfyServer, phase: str, drawn: random.Random, prefix: str) -> t
     while not reached[phase]() and not folder.is_removed():  # what is missed is missed
         if time.monotonic() > deadline or server.process.poll() is not None:
             raise RuntimeError(f"The phase {phase} of clip {clip} never came. {server.log_tail(20)}")
-    wait = {"denoise": 0.1, "decode": 0.05, "anywhere": 4.0}.get(phase, 0.0)
+    wait = {"denoise": 0.1, "decode": 0.02, "anywhere": 4.0}.get(phase, 0.0)
     time.sleep(drawn.uniform(0, wait))
     server.process.kill()
     server.process.wait()
@@ -143,9 +143,9 @@ def aim(server: ComfyServer, phase: str, drawn: random.Random, prefix: str) -> t
 class Folder:
     """A job's folder as a killed process leaves it."""
 
-    def __init__(self, base: Path) -> None:
-        self._jobs, self._out = base / "output" / "multitalk_jobs", base / "output" / "killed"
-        self._job = self._jobs
+    def __init__(self, base: Path, prefix: str) -> None:
+        self._jobs, self._out = base / "output" / "multitalk_jobs", (base / "output" / prefix).parent
+        self._job, self._name = self._jobs, Path(prefix).name
 
     def find(self) -> bool:
         found = list(self._jobs.glob("*/manifest.jsonl"))
@@ -160,7 +160,7 @@ class Folder:
         return not self._job.exists()
 
     def joining(self) -> bool:
-        return self._out.exists() and any(name.startswith(".") for name in os.listdir(self._out))
+        return self._out.exists() and any(name.startswith(f".{self._name}_") for name in os.listdir(self._out))
 
     def finished(self) -> int:
         """Whole lines of the manifest but its first."""
