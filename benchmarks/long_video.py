@@ -65,7 +65,7 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
     import psutil
     import torch
 
-    from multitalk_nodes.multitalk_core.job import Job
+    from multitalk_nodes.multitalk_core.job import Exactly, Job
     from multitalk_nodes.multitalk_core.segments import CODECS
 
     video, backend = prepare(seconds, encoder, steps)
@@ -79,7 +79,7 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder, torch.inference_mode():
         job = Job(Path(folder) / "job", "bench", video.plan, CODECS["h264"], 18)
-        video.make(job, CODECS["h264"], Path(folder) / "out.mp4", tell)
+        video.make(job, CODECS["h264"], Exactly(Path(folder) / "out.mp4"), tell)
         ended = time.monotonic()
     spans = [
         {"seconds": b["at"] - a["at"], "model_seconds": b["model"] - a["model"], "rss_mb": b["rss_mb"]}

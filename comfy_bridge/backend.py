@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..multitalk_core.generate import Condition
 from ..multitalk_core.guidance import Projection
-from .conditioning import Conditioning, at_second, check_clip, encode_clip, with_clip
+from ..multitalk_core.sizes import LATENT_STRIDE
+from ..multitalk_core.windows import latent_frames
+from .conditioning import Conditioning, PictureError, at_second, check_clip, encode_clip, with_clip
 from .guider import MultiTalkGuider
 from .patches import MotionNoise, hold_motion, motion_noise, patch_model
 from .weights import MultiTalkWeights
@@ -44,8 +46,19 @@ class Scene:
         return replace(self, positive=at_second(self.positive, second), negative=at_second(self.negative, second))
 
     def encode(self, frames: Tensor) -> Tensor:
-        """VAE: [F, H, W, 3] → [1, C, T, h, w]."""
-        return self.vae.encode(frames[..., :3])
+        """VAE: [F, H, W, 3] → [1, C, T, h, w].
+
+        Raises:
+            PictureError: a VAE of another model.
+        """
+        latent = self.vae.encode(frames[..., :3])
+        height, width = (side // LATENT_STRIDE for side in frames.shape[1:3])
+        expected = (1, self.model.model.latent_format.latent_channels, latent_frames(frames.shape[0]), height, width)
+        if latent.shape != expected:
+            raise PictureError(
+                f"The VAE makes latents of shape {tuple(latent.shape)}, but WAN 2.1 needs {expected}. Load wan_2.1_vae.safetensors."
+            )
+        return latent
 
     def decode(self, latent: Tensor) -> Tensor:
         """VAE: [1, C, T, h, w] → [F, H, W, 3]."""

@@ -13,11 +13,11 @@ from torch import Tensor
 from ..multitalk_core.audio import playable
 from ..multitalk_core.colour import match_colours
 from ..multitalk_core.generate import condition_clip
-from ..multitalk_core.sizes import LATENT_STRIDE, TOKEN_STRIDE, fit_picture, opaque
+from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture, opaque
 from ..multitalk_core.speakers import check_places, ref_target_masks, source_masks, token_masks
 from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS
-from ..multitalk_core.windows import Clip, fitting_frames, latent_frames
+from ..multitalk_core.windows import Clip, fitting_frames
 from .backend import Scene
 from .conditioning import Conditioning, PictureError
 from .patches import check_model
@@ -68,13 +68,6 @@ def prepare_clip(
     clip = Clip(0, start=0, stop=clip_frames, drop=0, keep=min(voices.frames, clip_frames))
     scene = scene.at(clip.keep / 2 / FPS)
     condition = condition_clip(scene, weights.family, clip, fit, None, voices.tracks)
-    height, width = fit.shape[1:3]
-    expected = (1, model.model.latent_format.latent_channels, latent_frames(clip_frames), height // LATENT_STRIDE, width // LATENT_STRIDE)
-    if condition.known_latent.shape != expected:
-        raise PictureError(
-            f"The VAE makes latents of shape {tuple(condition.known_latent.shape)}, but WAN 2.1 "
-            f"needs {expected}. Load wan_2.1_vae.safetensors."
-        )
     latent = {"samples": torch.zeros_like(condition.known_latent), PICTURE: fit}
     return Prepared(scene.listening_model(condition), *scene.conditionings(condition), latent)
 

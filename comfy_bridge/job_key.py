@@ -11,17 +11,19 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import comfy.model_patcher
 import folder_paths
 import torch
+from comfy_execution.graph_utils import is_link
 from torch import Tensor
 
-SAMPLES = 64  # numbers of a large tensor, and pieces of a large file, that are looked at
+SAMPLES = 64  # numbers of a model's large tensor, and pieces of its large file, that are looked at
 PIECE = 4096  # bytes
-SMALL = 64 * 2**20  # bytes; smaller files, and tensors, are looked at whole
+SMALL, SMALL_WEIGHT = 64 * 2**20, 64 * 2**10  # bytes; a model's smaller files, and its smaller tensors, are looked at whole
 NO_FILES = {"custom_nodes", "datasets", "configs"}  # of folder_paths: folders that hold no models
 DEEP = 6  # levels of an object that are looked into
 
@@ -47,7 +49,7 @@ def job_key(node: str, lookup: Callable[[str], Node], ignored: frozenset[str], a
 def _node(node: Node, lookup: Callable[[str], Node], known: dict[str, str]) -> str:
     inputs = {}
     for name, value in sorted(node["inputs"].items()):
-        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        if is_link(value):
             if value[0] not in known:
                 known[value[0]] = _node(lookup(value[0]), lookup, known)
             inputs[name] = {"from": known[value[0]], "output": value[1]}
@@ -64,41 +66,58 @@ def _value(value: Any) -> Any:
         return {str(name): _value(part) for name, part in sorted(value.items())}
     if not isinstance(value, str):
         return value
-    files = _files(value)
-    return {"files": sorted(file_fingerprint(file) for file in files)} if files else value
+    if not value.strip() or len(value) > 1024 or "\n" in value or "\0" in value:
+        return value
+    files = [file_fingerprint(file) for file in _inputs(value)] + [model_file_fingerprint(file) for file in _models(value)]
+    return {"files": sorted(files)} if files else value
 
 
-def _files(name: str) -> set[Path]:
-    """The files that a text can name: of the input folder, or models."""
-    if not name.strip() or len(name) > 1024 or "\n" in name or "\0" in name:
-        return set()
-    found = {Path(folder_paths.get_annotated_filepath(name))} if folder_paths.exists_annotated_filepath(name) else set()
-    for folder in folder_paths.folder_names_and_paths.keys() - NO_FILES:
-        if (path := folder_paths.get_full_path(folder, name)) is not None:
-            found.add(Path(path))
-    return {file.resolve() for file in found if file.is_file()}
+def _inputs(name: str) -> set[Path]:
+    """The files that a text can name: of the input, output and temp folders, or anywhere by a whole path."""
+    found = [folder_paths.get_annotated_filepath(name)] if folder_paths.exists_annotated_filepath(name) else []
+    whole = [name] if os.path.isabs(name) else []
+    return {Path(file).resolve() for file in [*found, *whole] if os.path.isfile(file)}
 
 
-def file_fingerprint(file: Path) -> str:
-    """Of small files all bytes; of large ones the size, the beginning (a safetensors header is there) and pieces from all over."""
-    size = file.stat().st_size
-    hashed = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        if size <= SMALL:
-            while block := stream.read(2**20):
-                hashed.update(block)
-        else:
-            hashed.update(stream.read(2**20))
-            for number in range(SAMPLES):
-                stream.seek(number * (size - PIECE) // (SAMPLES - 1))
-                hashed.update(stream.read(PIECE))
+def _models(name: str) -> set[Path]:
+    paths = (folder_paths.get_full_path(folder, name) for folder in folder_paths.folder_names_and_paths.keys() - NO_FILES)
+    return {Path(path).resolve() for path in paths if path is not None and os.path.isfile(path)}
+
+
+def file_fingerprint(file: Path | BinaryIO) -> str:
+    """Of all bytes: whoever says one word anew in an hour of speech changes little."""
+    hashed = hashlib.sha256()
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        stream.seek(0)
+        while block := stream.read(2**20):
+            hashed.update(block)
+        stream.seek(0)
     return hashed.hexdigest()
 
 
-def told_of(value: Any, depth: int = DEEP) -> Any:
-    """What tells a value apart, in what JSON can hold."""
+def stream_fingerprint(stream: str | BinaryIO) -> str:
+    """Of a video's source: a file's path, or a file that is open."""
+    return file_fingerprint(Path(stream) if isinstance(stream, str) else stream)
+
+
+def model_file_fingerprint(file: Path) -> str:
+    """Of small files all bytes; of large ones the size, the beginning (a safetensors header is there) and pieces from all over."""
+    size = file.stat().st_size
+    if size <= SMALL:
+        return file_fingerprint(file)
+    hashed = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        hashed.update(stream.read(2**20))
+        for number in range(SAMPLES):
+            stream.seek(number * (size - PIECE) // (SAMPLES - 1))
+            hashed.update(stream.read(PIECE))
+    return hashed.hexdigest()
+
+
+def told_of(value: Any, depth: int = DEEP, of: Callable[[Tensor], Any] | None = None) -> Any:
+    """What tells a value apart, in what JSON can hold; `of` tells tensors apart, by all their numbers if nothing else is said."""
     if isinstance(value, Tensor):
-        return tensor_fingerprint(value)
+        return (of or tensor_fingerprint)(value)
     if isinstance(value, comfy.model_patcher.ModelPatcher):
         return model_fingerprint(value)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -106,15 +125,15 @@ def told_of(value: Any, depth: int = DEEP) -> Any:
     if depth == 0:
         return type(value).__qualname__
     if isinstance(value, Mapping):
-        return {str(name): told_of(part, depth - 1) for name, part in sorted(value.items(), key=lambda item: str(item[0]))}
+        return {str(name): told_of(part, depth - 1, of) for name, part in sorted(value.items(), key=lambda item: str(item[0]))}
     if isinstance(value, (set, frozenset)):
         return sorted(str(part) for part in value)
     if isinstance(value, (list, tuple)):
-        return [told_of(part, depth - 1) for part in value]
+        return [told_of(part, depth - 1, of) for part in value]
     if isinstance(value, torch.nn.Module):
-        return [type(value).__qualname__, {name: tensor_fingerprint(tensor) for name, tensor in value.state_dict().items()}]
+        return [type(value).__qualname__, {name: weight_fingerprint(tensor) for name, tensor in value.state_dict().items()}]
     if dataclasses.is_dataclass(value) or (hasattr(value, "__dict__") and not callable(value)):
-        return [type(value).__qualname__, told_of(vars(value), depth - 1)]
+        return [type(value).__qualname__, told_of(vars(value), depth - 1, of)]
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
@@ -126,11 +145,11 @@ def model_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> Any:
     weights = {}
     for name, tensor in patcher.model.state_dict().items():
         backup = patcher.backup.get(name)
-        weights[name] = tensor_fingerprint(tensor if backup is None else backup.weight)
+        weights[name] = weight_fingerprint(tensor if backup is None else backup.weight)
     return {
         "model": type(patcher.model).__qualname__,
         "weights": _digest(weights),
-        "patches": _digest(told_of(patcher.patches)),
+        "patches": _digest(told_of(patcher.patches, of=weight_fingerprint)),
         "objects": sorted(patcher.object_patches),
         "options": _digest(told_of(patcher.model_options)),
         "added": {name: [model_fingerprint(model) for model in models] for name, models in sorted(patcher.additional_models.items())},
@@ -138,12 +157,18 @@ def model_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> Any:
 
 
 def tensor_fingerprint(tensor: Tensor) -> list[Any]:
-    """Shape, type, and the numbers: all of a small tensor, some from all over of a large one."""
+    """Shape, type, and all numbers."""
     flat = tensor.detach().reshape(-1)
-    if flat.numel() * flat.element_size() > SMALL // 1024:
-        flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLES, device=flat.device, dtype=torch.float64).long()]
-    numbers = flat.cpu().contiguous().view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    numbers = flat.cpu().contiguous().view(torch.uint8).numpy().data if flat.numel() else b""
     return [list(tensor.shape), str(tensor.dtype), hashlib.sha256(numbers).hexdigest()]
+
+
+def weight_fingerprint(tensor: Tensor) -> list[Any]:
+    """Of a model's tensor: all of a small one, some numbers from all over a large one."""
+    flat = tensor.detach().reshape(-1)
+    if flat.numel() * flat.element_size() > SMALL_WEIGHT:
+        flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLES, device=flat.device, dtype=torch.float64).long()]
+    return [list(tensor.shape), *tensor_fingerprint(flat)[1:]]
 
 
 def _digest(told: Any) -> str:

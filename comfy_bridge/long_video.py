@@ -20,9 +20,9 @@ from ..multitalk_core.audio import playable
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.generate import clip_seed, make_clip
 from ..multitalk_core.guidance import Projection
-from ..multitalk_core.job import Job, motion_bytes
+from ..multitalk_core.job import Job, Place, motion_bytes
 from ..multitalk_core.schedule import sigmas
-from ..multitalk_core.segments import Codec, write_sound
+from ..multitalk_core.segments import Codec
 from ..multitalk_core.sizes import fit_picture
 from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.voices import Voices
@@ -80,11 +80,12 @@ class LongVideo:
         """All clips."""
         return [clip for shot in self.shots for clip in shot.clips]
 
-    def make(self, job: Job, codec: Codec, out: Path, tell: Callable[[str], None]) -> str:
-        """Make what is missing and join everything; returns a report in a few lines.
+    def make(self, job: Job, codec: Codec, place: Place, tell: Callable[[str], None], keep_job: bool = True) -> tuple[Path, str]:
+        """Make what is missing and join everything; returns the file, and a report in a few lines.
 
         Args:
             tell: gets a line about where the work is, for the node.
+            keep_job: or remove the job's folder, once the file is there.
         Raises:
             JobError: the disk, or another process; what is finished stays.
             InterruptProcessingException: the user stopped it; what is finished stays.
@@ -93,7 +94,8 @@ class LongVideo:
         clips = len(self.plan)
         shot_of = {clip.index: shot for shot in self.shots for clip in shot.clips}
         tracks_of = {shot.start: self._tracks(shot) for shot in self.shots}
-        size = self.source(0).shape[1:3]
+        first_of = {0: self.source(0)}  # of the shot that is being made; a video is read forward
+        size = first_of[0].shape[1:3]
         with job.hold():
             before = job.finished
             job.check_space(self._bytes(*size, codec, clips - before))
@@ -105,18 +107,19 @@ class LongVideo:
                 job.check_space(self._bytes(*size, codec, 1))
                 progress.begin(clip)
                 start = shot_of[clip.index].start
-                first, source = self.source(start), self.source(start + clip.start)
+                if start not in first_of:
+                    first_of.clear()
+                    first_of[start] = self.source(start)
+                first, source = first_of[start], self.source(start + clip.start)
                 backend = followed.at((start + clip.start + clip.drop + clip.keep / 2) / FPS)
                 frames = make_clip(backend, self.family, clip, source, first, motion, tracks_of[start], self.seed, self.colour)
                 return clip_seed(self.seed, clip.index), frames
 
             job.fill(make, progress.finished)
             tell("joining")
-            sound = None
-            if self.sound.waveform.shape[-1]:
-                sound = job.folder / f"sound{codec.suffix}"
-                write_sound(sound, self.sound.waveform, self.sound.rate, codec)
-            job.join(out, sound)
+            out = job.join(place, (self.sound.waveform, self.sound.rate))
+            if not keep_job:
+                job.remove()
         frames = self.shots[-1].stop
         shots = f" of {len(self.shots)} shots" if len(self.shots) > 1 else ""
         lines = [
@@ -124,7 +127,7 @@ class LongVideo:
             f"{before} clips were finished before" if before else "all clips made now",
             f"{time.monotonic() - began:.0f} s",
         ]
-        return "\n".join(lines)
+        return out, "\n".join(lines)
 
     def _tracks(self, shot: Shot) -> Sequence[Embeds]:
         return self.tracks if len(self.shots) == 1 else [stretch_of(track, shot.start, shot.stop) for track in self.tracks]

@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .segments import Codec, join_segments, write_segment
+from .segments import Codec, join_segments, write_segment, write_sound
 from .windows import Clip
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ FORMAT = 1
 MANIFEST, LOCK = "manifest.jsonl", "lock"
 ANCHOR = 16  # clips
 STEPS = 65535  # of motion frames between 0 and 1: 16 bits, far finer than any VAE is exact
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 SPARE = 64 * 2**20  # bytes that are left free for everybody else
 
 
@@ -64,6 +66,31 @@ class _Finished:
     frames: int
     segment: _Stored
     motion: _Stored
+
+
+class Place(Protocol):
+    """Where a finished video goes."""
+
+    folder: Path
+
+    def keep(self, partial: Path) -> Path:
+        """Gives a finished file of this folder its name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """The place of a file that takes the place of whatever had its name."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    def keep(self, partial: Path) -> Path:
+        os.replace(partial, self.path)
+        return self.path
 
 
 class Job:
@@ -176,17 +203,31 @@ class Job:
                 "more. Free some space and queue again: finished clips are kept."
             )
 
-    def join(self, path: Path, sound: Path | None) -> None:
-        """All segments in one file, with the sound beside them; it is there whole or not at all."""
+    def join(self, place: Place, sound: tuple[Tensor, int] | None) -> Path:
+        """All segments in one file, with a sound [C, N] and its rate beside them; it is there whole or not at all.
+
+        Returns:
+            The file.
+        """
         files = [self.folder / self._segment_name(clip.index) for clip in self._plan]
-        with _explained(path.parent):
-            partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-            join_segments(partial, files, [clip.keep for clip in self._plan], sound)
-            _sync(partial)
-            os.replace(partial, path)
+        partial = place.folder / f".{self._key}.partial{self._codec.suffix}"
+        heard = None
+        with _explained(self.folder):
+            if sound is not None and sound[0].shape[-1]:
+                heard = self.folder / f"sound{self._codec.suffix}"
+                write_sound(heard, *sound, self._codec)
+        with _explained(place.folder):
+            try:
+                join_segments(partial, files, [clip.keep for clip in self._plan], heard)
+                _sync(partial)
+                out = place.keep(partial)
+                _sync(out.parent)
+            finally:
+                partial.unlink(missing_ok=True)
+        return out
 
     def remove(self) -> None:
-        """The whole folder, once the video is where it belongs."""
+        """The whole folder, once the video is where it belongs; while it is held, so that nobody else begins in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- files
@@ -206,13 +247,13 @@ class Job:
                 logger.warning("MultiTalk: %s is not this video's, or was changed; the job begins anew.", manifest)
             self._write(MANIFEST, lambda path: path.write_text(json.dumps(self._header()) + "\n", encoding="utf-8"))
             return
-        whole = len(lines[0])
         for text in lines[1:]:
-            if (found := _finished_clip(_line(text))) is None:  # the process ended while it was written
-                os.truncate(manifest, whole)  # or the next line would be written behind half a line
-                break
-            whole += len(text)
-            self._finished[found[0]] = found[1]  # of a clip that was made again, the later line counts
+            if not text.endswith(b"\n"):  # the process ended while it was written
+                os.truncate(manifest, manifest.stat().st_size - len(text))  # or the next line would be written behind half a line
+            elif (found := _finished_clip(_line(text))) is None:
+                logger.warning("MultiTalk: a line of %s was changed; its clip is made again.", manifest)
+            else:
+                self._finished[found[0]] = found[1]  # of a clip that was made again, the later line counts
         keeps = {clip.index: clip.keep for clip in self._plan}
         for index, clip in list(self._finished.items()):
             if keeps.get(index) != clip.frames or not self._whole(self._segment_name(index), clip.segment):
@@ -320,6 +361,7 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise JobError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
-        raise JobError(f"{folder} cannot be used ({error.strerror or error}). Make it writable, then queue again.") from error
+        advice = "Make it writable, then queue again" if error.errno in CLOSED else "Mend that, then queue again: finished clips are kept"
+        raise JobError(f"{folder} cannot be used ({error.strerror or error}). {advice}.") from error

@@ -10,6 +10,9 @@ from .times import TIME, seconds_of
 
 SPAN = re.compile(rf"\s*({TIME})?\s*s?\s*[-–—]\s*({TIME})?\s*s?\s*:(.*)")
 
+UNIT = r"(?:s|sec|secs|seconds)\b"
+NEARLY = re.compile(rf"\s*(?:[\[(]\s*)?{TIME}\s*(?:{UNIT}|-->|[-–—]\s*{TIME}\s*(?:{UNIT}|[\])]))")
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -35,6 +38,10 @@ def parse_prompts(text: str) -> list[Prompt]:
         found = SPAN.fullmatch(line)
         if found and (found[1] or found[2]):
             spans.append((*_times(found), [found[3].strip()]))
+        elif NEARLY.match(line):
+            raise ValueError(
+                f"'{line.strip()}' begins like a time, but is none. Write lines such as '0-5s: …', '1:30-2:00: …' or '90-: …'."
+            )
         else:
             (spans[-1][2] if spans else otherwise).append(line.strip())
     timed = sorted((Prompt(start, stop, _joined(lines)) for start, stop, lines in spans), key=lambda prompt: prompt.start)
@@ -79,4 +86,4 @@ def _joined(lines: list[str]) -> str:
 
 
 def _told(prompt: Prompt) -> str:
-    return f"{prompt.start:g}-{prompt.stop:g}s"
+    return f"{prompt.start:g}s to the end" if prompt.stop == math.inf else f"{prompt.start:g}-{prompt.stop:g}s"

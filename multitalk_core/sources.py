@@ -36,15 +36,17 @@ class VideoSource:
         SourceError: no video, or one without a picture.
     """
 
-    def __init__(self, file: Path | IO[bytes], start: float = 0.0, duration: float = 0.0) -> None:
+    def __init__(self, file: Path | str | IO[bytes], start: float = 0.0, duration: float = 0.0) -> None:
         try:
             import av
         except ImportError as error:
             raise ImportError("Reading videos needs PyAV: pip install av") from error
         self._errors = av.FFmpegError  # pyright: ignore[reportPrivateImportUsage]
         self._start, self._last = Fraction(start), max(0, round(duration * FPS) - 1) if duration else None
-        name = file.name if isinstance(file, Path) else "the video"
+        name = Path(file).name if isinstance(file, (Path, str)) else "the video"
         try:
+            if not isinstance(file, (Path, str)):
+                file.seek(0)
             self._container = av.open(str(file) if isinstance(file, Path) else file)
         except (self._errors, OSError) as error:
             raise SourceError(f"'{name}' cannot be read as video ({error}). Export it again, for example as MP4.") from error

@@ -53,7 +53,8 @@ def plan_clips(frames: int, clip_frames: int, overlap: int) -> list[Clip]:
     if frames < 1:
         raise ValueError(f"A video of {frames} frames cannot be planned; at least 1 frame was expected.")
     if not 0 < overlap < clip_frames:
-        raise ValueError(f"{overlap} motion frames leave nothing new in a clip of {clip_frames} frames. Use 1 to {clip_frames - 1}.")
+        most = max(1, clip_frames - FRAMES_PER_LATENT)
+        raise ValueError(f"{overlap} motion frames leave nothing new in a clip of {clip_frames} frames. Use at most {most}.")
     advance = clip_frames - overlap
     clips = []
     covered = 0

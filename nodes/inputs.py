@@ -4,9 +4,10 @@ import comfy.samplers
 from comfy_api.latest import io
 
 
-def seed():
+def seed(control=True):
+    """`control`: what the editor does to it after a run; True is another seed every time."""
     return io.Int.Input(
-        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Another seed, another take."
+        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=control, tooltip="Another seed, another take."
     )
 
 

@@ -1,14 +1,15 @@
 """A video of any length, in one node."""
 
-from pathlib import Path
+import functools
+from contextlib import ExitStack
 
-import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 from server import PromptServer
 
 from ..comfy_bridge.conditioning import by_time
-from ..comfy_bridge.job_key import job_key, jobs_folder
+from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
 from ..comfy_bridge.long_video import Settings, long_video
+from ..comfy_bridge.output import OutputPlace
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
@@ -57,7 +58,7 @@ class MultiTalkLongVideo(io.ComfyNode):
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="clip_vision_h. The published models always have it."),
                 io.Int.Input("width", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
                 io.Int.Input("height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
-                inputs.seed(),
+                inputs.seed(io.ControlAfterGenerate.fixed),  # another seed is another job
                 inputs.steps(),
                 inputs.shift(),
                 inputs.text_scale(),
@@ -95,7 +96,7 @@ class MultiTalkLongVideo(io.ComfyNode):
                 io.Audio.Output(tooltip="The mixed voices."),
                 io.String.Output(display_name="report", tooltip="How long, how many clips, how many were there before."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
@@ -103,23 +104,24 @@ class MultiTalkLongVideo(io.ComfyNode):
     def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **settings):
         if (image is None) == (video is None):
             raise ValueError("Connect either an image or a video: the people in it talk.")
-        source = None if video is None else VideoSource(video.get_stream_source(), *trimmed(video))
-        loaded = MultiTalkWeights.of(weights)
-        work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, settings_of(settings))
-        arrived = {"model": model, "weights": loaded.patcher, "prompts": [positive, negative], "picture": image}
-        arrived |= {"vae": vae.patcher, "clip_vision": None if clip_vision is None else clip_vision.patcher}
-        key = job_key(cls.hidden.unique_id, cls.hidden.prompt.__getitem__, NOT_SEEN, arrived)
-        codec = CODECS[settings["codec"]]
-        job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
-            settings["filename_prefix"], folder_paths.get_output_directory()
-        )
-        out = Path(folder) / f"{name}_{number:05}_{codec.suffix}"
-        report = work.make(job, codec, out, lambda line: PromptServer.instance.send_progress_text(line, cls.hidden.unique_id))
-        if not settings["keep_job"]:
-            job.remove()
+        with ExitStack() as stack:
+            trim = (0.0, 0.0) if video is None else trimmed(video)  # first: it may read in the stream
+            source = None if video is None else stack.enter_context(VideoSource(video.get_stream_source(), *trim))
+            loaded, chosen = MultiTalkWeights.of(weights), settings_of(settings)
+            work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, chosen)
+            arrived = {"model": model, "weights": loaded.patcher, "prompts": [positive, negative], "picture": image, "settings": chosen}
+            arrived |= {"vae": vae.patcher, "clip_vision": None if clip_vision is None else clip_vision.patcher}
+            # embeddings follow from the voices and the encoder, which the graph names; their last bits depend on the machine
+            arrived["voices"] = [voices.speakers, voices.frames, voices.sound, voices.rate]
+            arrived["video"] = None if video is None else [trim, stream_fingerprint(video.get_stream_source())]
+            key = job_key(cls.hidden.unique_id, cls.hidden.dynprompt.get_node, NOT_SEEN, arrived)
+            codec = CODECS[settings["codec"]]
+            job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
+            place = OutputPlace(settings["filename_prefix"], codec.suffix)
+            say = functools.partial(PromptServer.instance.send_progress_text, node_id=cls.hidden.unique_id)
+            out, report = work.make(job, codec, place, say, settings["keep_job"])
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
-        shown = ui.PreviewVideo([ui.SavedResult(out.name, subfolder, io.FolderType.output)])
+        shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(out)), sound, report, ui=shown)
 
 
@@ -131,8 +133,11 @@ def settings_of(chosen):
 
 
 def trimmed(video):
-    """Start and duration of a video that another node has cut; older ComfyUIs cannot cut."""
-    return video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
+    """Start and duration of a video that another node has cut."""
+    if hasattr(video, "get_active_trim_window"):
+        return video.get_active_trim_window()
+    names = ("_VideoFromFile__start_time", "_VideoFromFile__duration")  # before 0.19 nothing else tells
+    return tuple(float(getattr(video, name, 0.0)) for name in names)
 
 
 class MultiTalkPromptSchedule(io.ComfyNode):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core import job as jobs
-from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Job, JobBusyError, JobError, motion_bytes
+from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Exactly, Job, JobBusyError, JobError, motion_bytes
 from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.windows import plan_clips
 
@@ -49,7 +49,7 @@ def make(job, out, clips=None):
 
     with job.hold():
         job.fill(make_clip, lambda clip, frames: None)
-        job.join(out, None)
+        job.join(Exactly(out), None)
     return numbers
 
 
@@ -156,6 +156,39 @@ def test_a_foreign_manifest_is_not_trusted(tmp_path, whole, caplog):
     (tmp_path / "job" / MANIFEST).write_bytes(b"\x00\xff garbage")
     assert make(the_job(tmp_path, key="a"), tmp_path / "out.mp4") == [0, 1, 2, 3, 4]
     assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_a_line_that_was_changed_is_named_and_the_others_count(tmp_path, whole, caplog):
+    make(the_job(tmp_path), tmp_path / "out.mp4")
+    manifest = tmp_path / "job" / MANIFEST
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    lines[2] = b"\xff" + lines[2][1:]
+    manifest.write_bytes(b"".join(lines))
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == [1]
+    assert "was changed; its clip is made again" in caplog.text and digest(tmp_path / "out.mp4") == whole
+
+
+def test_a_join_that_fails_leaves_nothing_behind(tmp_path, whole, monkeypatch):
+    def full(path, *_):
+        path.write_bytes(b"half")
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(jobs, "join_segments", full)
+        with pytest.raises(JobError, match="is full"):
+            make(the_job(tmp_path), tmp_path / "out.mp4")
+    assert [file.name for file in tmp_path.iterdir()] == ["job"]
+    assert make(the_job(tmp_path), tmp_path / "out.mp4") == [] and digest(tmp_path / "out.mp4") == whole
+
+
+@pytest.mark.parametrize(("code", "advice"), [(errno.EMFILE, "Mend that"), (errno.EROFS, "Make it writable"), (errno.EACCES, "Make it")])
+def test_what_the_disk_refuses_is_told_with_what_to_do(tmp_path, monkeypatch, code, advice):
+    def refused(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(jobs, "write_segment", refused)
+    with pytest.raises(JobError, match=rf"\({os.strerror(code)}\)\. {advice}"):
+        make(the_job(tmp_path), tmp_path / "out.mp4")
 
 
 def test_motion_frames_are_kept_of_the_last_clip_and_of_anchors(tmp_path):

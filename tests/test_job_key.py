@@ -93,19 +93,35 @@ def test_a_file_under_the_same_name_with_other_content_matters(keys, tmp_path):
     assert key(keys, prompt()) != before
 
 
-def test_a_large_file_is_told_by_its_size_its_header_and_pieces_from_all_over(keys, tmp_path, monkeypatch):
+def test_a_models_large_file_is_told_by_its_size_its_header_and_pieces_from_all_over(keys, tmp_path, monkeypatch):
     monkeypatch.setattr(keys, "SMALL", 0)
     file = tmp_path / "large.bin"
     data = bytearray(2**21)
     file.write_bytes(data)
-    before = keys.file_fingerprint(file)
+    before = keys.model_file_fingerprint(file)
     for place in (0, 500_000, len(data) - 1):
         data[place] ^= 1
         file.write_bytes(data)
-        assert keys.file_fingerprint(file) != before
+        assert keys.model_file_fingerprint(file) != before
         data[place] ^= 1
     file.write_bytes(data + b"\0")
-    assert keys.file_fingerprint(file) != before
+    assert keys.model_file_fingerprint(file) != before
+
+
+def test_every_byte_of_a_recording_matters(keys, tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "SMALL", 2**20)
+    file = tmp_path / "input" / "voice_1.wav"
+    file.write_bytes(bytes(2**22))
+    before, whole_path = key(keys, prompt()), key(keys, prompt(audio_1={"audio": str(file)}))
+    changed = bytearray(2**22)
+    changed[1_234_567] = 1
+    file.write_bytes(changed)
+    assert key(keys, prompt()) != before
+    assert key(keys, prompt(audio_1={"audio": str(file)})) != whole_path
+
+
+def test_a_value_of_two_texts_is_no_link(keys):
+    assert key(keys, prompt(save={}, sample={"chosen": ["a", "b"]})) != key(keys, prompt(sample={"chosen": ["a", "c"]}))
 
 
 def test_text_is_text_unless_it_names_a_file(keys):
@@ -125,6 +141,18 @@ def test_what_arrives_matters_by_its_numbers(keys):
     assert keys.told_of(text) != keys.told_of(other)
     assert keys.tensor_fingerprint(torch.zeros(0)) != keys.tensor_fingerprint(torch.zeros(0, 2))
     assert keys.tensor_fingerprint(torch.zeros(4)) != keys.tensor_fingerprint(torch.zeros(4, dtype=torch.float16))
+
+
+def test_every_number_of_a_picture_and_of_a_voice_matters(keys):
+    from multitalk_nodes.multitalk_core.speakers import Speaker
+
+    picture, sound = torch.rand(1, 480, 832, 3), torch.rand(1, 1_000_000)
+    before = keys.told_of([picture, [Speaker(sound, 16_000)]])
+    picture[0, 100, 200, 1] += 0.5
+    after = keys.told_of([picture, [Speaker(sound, 16_000)]])
+    assert after != before
+    sound[0, 777_777] += 0.5
+    assert keys.told_of([picture, [Speaker(sound, 16_000)]]) != after
 
 
 def test_a_patched_model_matters_and_a_loaded_one_does_not(keys):

@@ -8,7 +8,7 @@ import torch
 
 from multitalk_nodes.multitalk_core.families import FAMILIES
 from multitalk_nodes.multitalk_core.generate import generate
-from multitalk_nodes.multitalk_core.job import Job
+from multitalk_nodes.multitalk_core.job import Exactly, Job
 from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.speakers import Speaker
 from multitalk_nodes.multitalk_core.windows import plan_shots
@@ -46,7 +46,7 @@ def job_of(video, folder, key="a"):
 
 def make(video, folder, tell=lambda line: None):
     with torch.inference_mode():  # as ComfyUI runs its nodes
-        report = video.make(job_of(video, folder), LOSSLESS, folder / "out.mkv", tell)
+        _, report = video.make(job_of(video, folder), LOSSLESS, Exactly(folder / "out.mkv"), tell)
     return hashlib.sha256((folder / "out.mkv").read_bytes()).hexdigest(), report
 
 

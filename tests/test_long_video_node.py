@@ -105,7 +105,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(comfy, tmp_path):
                 server.process.wait()
                 continue
             file, report = made(server, graph)
-            assert re.search(r"[23] clips were finished before", report), report
+            assert re.search(r"[1-3] clips were finished before", report), report
             whole, report = made(server, long_graph(seed=3, filename_prefix="long/again", keep_job=True))
             assert "all clips made now" in report
             assert digest(file) == digest(whole)

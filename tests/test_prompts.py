@@ -27,6 +27,7 @@ END = math.inf
         ("0-5:3 people: they talk", [(0, END, "3 people: they talk")]),
         ("well-lit: a room\n-: a dash", [(0, END, "well-lit: a room\n-: a dash")]),
         ("0-5:\n5-6: b", [(0, 5, ""), (5, END, "b")]),
+        ("3-4 people, and a 2-year-old child", [(0, END, "3-4 people, and a 2-year-old child")]),
     ],
 )
 def test_what_is_written_holds_when(text, expected):
@@ -36,6 +37,12 @@ def test_what_is_written_holds_when(text, expected):
 @pytest.mark.parametrize(
     "text, message",
     [
+        ("5s: she smiles", "'5s: she smiles' begins like a time"),
+        ("0-5 sec: a", "begins like a time"),
+        ("[0-5s] a", "begins like a time"),
+        ("00:00:01.000 --> 00:00:02.000", "begins like a time"),
+        ("0-5s she smiles", "begins like a time"),
+        ("5-: a\n7-8: b", r"'a' \(5s to the end\)"),
         ("", "empty"),
         (" \n ", "empty"),
         ("5-2s: a", "'5-2s: a' ends before it begins"),

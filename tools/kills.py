@@ -28,6 +28,7 @@ from .server import ComfyServer
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("denoise", "decode", "segment", "manifest", "join", "anywhere")
 CLIPS, STEPS = 5, 2
+POLL = 1e-4  # s; some phases last a few milliseconds, and a loop without a pause would take a core from ComfyUI
 LONGEST = 120.0  # s that a phase may be waited for
 
 
@@ -133,6 +134,7 @@ def aim(server: ComfyServer, phase: str, drawn: random.Random, prefix: str) -> t
     while not reached[phase]() and not folder.is_removed():  # what is missed is missed
         if time.monotonic() > deadline or server.process.poll() is not None:
             raise RuntimeError(f"The phase {phase} of clip {clip} never came. {server.log_tail(20)}")
+        time.sleep(POLL)
     wait = {"denoise": 0.1, "decode": 0.02, "anywhere": 4.0}.get(phase, 0.0)
     time.sleep(drawn.uniform(0, wait))
     server.process.kill()

@@ -23,7 +23,7 @@ from ...multitalk_core.colour import match_colours
 from ...multitalk_core.families import FAMILIES
 from ...multitalk_core.generate import Condition, Motion, clip_seed, generate
 from ...multitalk_core.guidance import Projection
-from ...multitalk_core.job import Job
+from ...multitalk_core.job import Exactly, Job
 from ...multitalk_core.model import reference_attention_map
 from ...multitalk_core.schedule import sigmas
 from ...multitalk_core.segments import CODECS, read_frames
@@ -196,7 +196,7 @@ class _Run:
         video = LongVideo(backend, FAMILIES[case["family"]], shots, self._source, tracks, case["seed"], strength, silence)
         with tempfile.TemporaryDirectory(prefix="multitalk-parity-") as folder:
             job, out = Job(Path(folder) / "job", "parity", video.plan, lossless, 0), Path(folder) / "out.mkv"
-            video.make(job, lossless, out, lambda line: None)
+            video.make(job, lossless, Exactly(out), lambda line: None)
             made = torch.stack([*read_frames(out)])
         for index, clip in enumerate(case["clips"]):
             latent = self.latents.to_model(backend.denoised[index])[0]

@@ -1,0 +1,41 @@
+"""Where finished videos go: numbered files in ComfyUI's output folder."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+
+class OutputPlace:
+    """A place whose number is taken when the video is done; several ComfyUIs may write into the same folder.
+
+    Raises:
+        Exception: ComfyUI's, for a prefix outside the output folder.
+    """
+
+    def __init__(self, prefix: str, suffix: str) -> None:
+        folder, self._name, self._number, self.subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+        self.folder, self._suffix = Path(folder), suffix
+
+    def keep(self, partial: Path) -> Path:
+        """Gives a finished file the next number that nobody has."""
+        path = next(path for path in self._paths() if _taken(path))
+        os.replace(partial, path)
+        return path
+
+    def _paths(self) -> Iterator[Path]:
+        for number in itertools.count(self._number):
+            yield self.folder / f"{self._name}_{number:05}_{self._suffix}"
+
+
+def _taken(path: Path) -> bool:
+    """Whether it was free and is ours now."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
