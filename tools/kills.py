@@ -42,9 +42,11 @@ class Kill:
     hit: bool
     finished: int  # clips on the disk when it came
     same: bool  # the finished file's bytes are those of a video that nobody stopped
+    resumed: bool  # it went on from those clips, and left nothing behind
 
     def __str__(self) -> str:
         result = "same file" if self.same else "ANOTHER FILE"
+        result += "" if self.resumed else ", NOT RESUMED"
         return f"seed {self.seed}: {self.phase} of clip {self.clip}{'' if self.hit else ' (missed)'}, {self.finished} finished: {result}"
 
 
@@ -90,23 +92,27 @@ def start(base: Path) -> ComfyServer:
     return server
 
 
-def finish(server: ComfyServer, prefix: str) -> str:
-    """Queue the graph and let it end; the checksum of the file."""
+def finish(server: ComfyServer, prefix: str) -> tuple[str, str]:
+    """Queue the graph and let it end; the checksum of the file, and the node's report."""
     outputs = server.run(graph(prefix))
     (file,) = [file for file in server.files(outputs) if file.suffix == ".mp4"]
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    (report,) = [output["text"][0] for output in outputs.values() if "text" in output]
+    return hashlib.sha256(file.read_bytes()).hexdigest(), report
 
 
 def kills(base: Path, count: int, seed: int, report: Callable[[Kill], None] = lambda kill: None) -> list[Kill]:
     """So many kills, aimed at every phase in turn; each server finishes what the one before was killed at, and is killed at the next."""
     with start(base) as server:
-        whole = finish(server, "whole/a")
+        whole, _ = finish(server, "whole/a")
     done: list[Kill] = []
     aimed: tuple[str, int, bool, int] | None = None
     for number in range(count + 1):
         with start(base) as server:
             if aimed is not None:
-                kill = Kill(seed + number - 1, *aimed, same=finish(server, f"again/{number}") == whole)
+                made, told = finish(server, f"again/{number}")
+                kept = f"{aimed[3]} clips were finished before" if aimed[3] else "all clips made now"
+                left = os.listdir(base / "output" / "multitalk_jobs")
+                kill = Kill(seed + number - 1, *aimed, same=made == whole, resumed=kept in told and not left)
                 done.append(kill)
                 report(kill)
             if number < count:
@@ -147,7 +153,7 @@ class Folder:
 
     def __init__(self, base: Path, prefix: str) -> None:
         self._jobs, self._out = base / "output" / "multitalk_jobs", (base / "output" / prefix).parent
-        self._job, self._name = self._jobs, Path(prefix).name
+        self._job = self._jobs
 
     def find(self) -> bool:
         found = list(self._jobs.glob("*/manifest.jsonl"))
@@ -162,14 +168,15 @@ class Folder:
         return not self._job.exists()
 
     def joining(self) -> bool:
-        return self._out.exists() and any(name.startswith(f".{self._name}_") for name in os.listdir(self._out))
+        return (self._out / f".{self._job.name}.partial.mp4").exists()
 
     def finished(self) -> int:
         """Whole lines of the manifest but its first."""
-        return (self._job / "manifest.jsonl").read_bytes().count(b"\n") - 1 if self.has("manifest.jsonl") else CLIPS
+        return (self._job / "manifest.jsonl").read_bytes().count(b"\n") - 1 if self.has("manifest.jsonl") else 0
 
     def died_in(self, phase: str, clip: int) -> bool:
-        written = {name for name in (f"partial_clip_{clip:05}.mp4", f"clip_{clip:05}.mp4", f"clip_{clip:05}_motion.npy") if self.has(name)}
+        names = [f"{partial}clip_{clip:05}{end}" for partial in ("partial_", "") for end in (".mp4", "_motion.npy")]
+        written = {name for name in names if self.has(name)}
         if phase in ("denoise", "decode"):
             return self.finished() == clip and not written
         if phase == "segment":
@@ -182,14 +189,15 @@ class Folder:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py kills", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--least", type=int, default=0, help="hits that every phase must have (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="multitalk-kills-") as folder:
         done = kills(Path(folder), options.count, options.seed, lambda kill: print(kill, flush=True))
     hits = Counter(kill.phase for kill in done if kill.hit)
-    wrong = [kill for kill in done if not kill.same]
-    print(f"{len(done)} kills, {len(wrong)} with another file; hit: " + ", ".join(f"{phase} {hits[phase]}" for phase in PHASES))
-    return 1 if wrong else 0
+    wrong = [kill for kill in done if not (kill.same and kill.resumed)]
+    print(f"{len(done)} kills, {len(wrong)} not gone on from as they should; hit: " + ", ".join(f"{name} {hits[name]}" for name in PHASES))
+    return 1 if wrong or min(hits[phase] for phase in PHASES) < options.least else 0
 
 
 if __name__ == "__main__":
