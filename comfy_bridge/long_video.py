@@ -20,7 +20,7 @@ from ..multitalk_core.audio import playable
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.generate import clip_seed, make_clip
 from ..multitalk_core.guidance import Projection
-from ..multitalk_core.job import Job, Place, motion_bytes
+from ..multitalk_core.job import ANCHOR, Job, Place, motion_bytes
 from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.segments import Codec
 from ..multitalk_core.sizes import fit_picture
@@ -32,6 +32,8 @@ from .backend import ComfyBackend
 from .clip import fit_scene, whole_clip
 from .conditioning import Conditioning
 from .weights import MultiTalkWeights
+
+SOUND_BYTES = 200_000  # a second, of what no codec here needs more
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ class LongVideo:
         size = first_of[0].shape[1:3]
         with job.hold():
             before = job.finished
-            job.check_space(self._bytes(*size, codec, clips - before))
+            missing = [clip for clip in self.plan if not job.is_finished(clip.index)]
+            job.check_space(2 * self._bytes(*size, codec, missing) + job.stored_bytes + self._motion_bytes(*size, missing))
             progress = Progress(self.backend, clips, before, tell)
             followed = replace(self.backend, callback=progress.step)
 
             def make(clip: Clip, motion: Tensor | None) -> tuple[int, Tensor]:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                job.check_space(self._bytes(*size, codec, 1))
+                job.check_space(self._bytes(*size, codec, [clip]) + self._motion_bytes(*size, [clip]))
                 progress.begin(clip)
                 start = shot_of[clip.index].start
                 if start not in first_of:
@@ -132,11 +135,15 @@ class LongVideo:
     def _tracks(self, shot: Shot) -> Sequence[Embeds]:
         return self.tracks if len(self.shots) == 1 else [stretch_of(track, shot.start, shot.stop) for track in self.tracks]
 
-    def _bytes(self, height: int, width: int, codec: Codec, clips: int) -> int:
-        """About what so many clips, and the finished file, take on the disk."""
-        new = max(clip.keep for clip in self.plan)
-        segment = int(new * height * width * codec.bytes_per_pixel)
-        return 2 * clips * segment + 2 * motion_bytes(max(clip.drop for clip in self.plan), height, width)
+    def _bytes(self, height: int, width: int, codec: Codec, clips: Sequence[Clip]) -> int:
+        """About what the segments of these clips take on the disk, with their sound."""
+        frames = sum(clip.keep for clip in clips)
+        return int(frames * (height * width * codec.bytes_per_pixel + SOUND_BYTES / FPS))
+
+    def _motion_bytes(self, height: int, width: int, clips: Sequence[Clip]) -> int:
+        """Of the motion frames that stay, and of two that are there at a time."""
+        kept = 2 + sum(clip.index % ANCHOR == 0 for clip in clips)
+        return kept * motion_bytes(max(clip.drop for clip in self.plan), height, width)
 
 
 def long_video(

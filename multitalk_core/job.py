@@ -134,6 +134,11 @@ class Job:
         """Clips whose segments are whole."""
         return len(self._finished)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Of all finished segments."""
+        return sum(clip.segment.bytes for clip in self._finished.values())
+
     def is_finished(self, index: int) -> bool:
         """Whether a clip's segment is whole."""
         return index in self._finished

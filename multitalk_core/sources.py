@@ -5,6 +5,7 @@ Shapes: frames [1, H, W, 3] in 0…1.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from .wav2vec import FPS
+
+logger = logging.getLogger(__name__)
 
 FAR = 5  # s; what lies further ahead is looked up by its key frame instead of decoded on the way
 
@@ -41,7 +44,8 @@ class VideoSource:
             import av
         except ImportError as error:
             raise ImportError("Reading videos needs PyAV: pip install av") from error
-        self._errors = av.FFmpegError  # pyright: ignore[reportPrivateImportUsage]
+        self._errors, self._damaged = av.FFmpegError, av.error.InvalidDataError  # pyright: ignore[reportPrivateImportUsage]
+        self._told = False
         self._start, self._last = Fraction(start), max(0, round(duration * FPS) - 1) if duration else None
         name = Path(file).name if isinstance(file, (Path, str)) else "the video"
         try:
@@ -94,11 +98,20 @@ class VideoSource:
         self._shown = self._next = found
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames with a time; a damaged end is the end."""
-        try:
-            yield from (frame for frame in self._container.decode(self._stream) if frame.pts is not None)
-        except self._errors:
-            return
+        """Frames with a time; what is damaged is left out, and a damaged end is the end."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+                yield from (frame for frame in packet.decode() if frame.pts is not None)
+            except StopIteration:
+                return
+            except self._damaged:
+                if not self._told:
+                    logger.warning("MultiTalk: the source video is damaged in places; the frames before them stay there.")
+                self._told = True
+            except self._errors:
+                return
 
     def _time(self, frame: Any) -> Fraction:
         return frame.pts * frame.time_base

@@ -110,6 +110,18 @@ def test_a_damaged_end_is_the_end(tmp_path):
         assert 10 < number(source(58)) < 58
 
 
+def test_damage_in_the_middle_does_not_end_the_video(tmp_path, caplog):
+    file = write(tmp_path / "a.mkv", [i / 25 for i in range(59)])
+    with av.open(str(file)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        place, size = next((packet.pos, packet.size) for packet in packets[25:] if packet.pos is not None)
+    data = bytearray(file.read_bytes())
+    data[place + 16 : place + size] = bytes(size - 16)
+    file.write_bytes(data)
+    with VideoSource(file) as source:
+        assert number(source(10)) == 10 and number(source(58)) == 58
+
+
 @pytest.mark.parametrize("name", ["text.mp4", "gone.mp4"])
 def test_a_file_that_is_no_video_is_told(tmp_path, name):
     (tmp_path / "text.mp4").write_text("not a video")
