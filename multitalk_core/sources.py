@@ -51,16 +51,17 @@ class VideoSource:
         try:
             if not isinstance(file, (Path, str)):
                 file.seek(0)
-            self._container = av.open(str(file) if isinstance(file, Path) else file)
+            self._container: Any = av.open(str(file) if isinstance(file, Path) else file)
         except (self._errors, OSError) as error:
             raise SourceError(f"'{name}' cannot be read as video ({error}). Export it again, for example as MP4.") from error
         if not self._container.streams.video:
             self.close()
             raise SourceError(f"'{name}' has no video stream. Choose a video, or use an image as the source.")
-        self._stream = self._container.streams.video[0]
+        self._stream: Any = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self._frames = self._decoded()
-        self._shown = self._next = next(self._frames, None)
+        self._shown: Any = next(self._frames, None)
+        self._next: Any = self._shown
         if self._shown is None:
             self.close()
             raise SourceError(f"'{name}' holds no picture. Export it again.")
