@@ -44,7 +44,7 @@ class VideoSource:
             import av
         except ImportError as error:
             raise ImportError("Reading videos needs PyAV: pip install av") from error
-        self._errors, self._damaged = av.FFmpegError, av.error.InvalidDataError  # pyright: ignore[reportPrivateImportUsage]
+        self._errors, self._damaged = av.FFmpegError, av.InvalidDataError  # pyright: ignore[reportPrivateImportUsage]
         self._told = False
         self._start, self._last = Fraction(start), max(0, round(duration * FPS) - 1) if duration else None
         name = Path(file).name if isinstance(file, (Path, str)) else "the video"
