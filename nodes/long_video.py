@@ -4,7 +4,6 @@ import functools
 from contextlib import ExitStack
 
 from comfy_api.latest import InputImpl, io, ui
-from server import PromptServer
 
 from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
@@ -102,6 +101,8 @@ class MultiTalkLongVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **settings):
+        from server import PromptServer  # it is there when nodes run
+
         if (image is None) == (video is None):
             raise ValueError("Connect either an image or a video: the people in it talk.")
         with ExitStack() as stack:
