@@ -81,7 +81,7 @@ def eval_demo(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """measure and write benchmarks/results: `bench long-video` for memory and time by length (half an hour)"""
+    """measure and write benchmarks/results: `bench long-video` for memory and time by length"""
     if options.more[:1] != ["long-video"]:
         raise StepFailed("bench", "there is no such measurement", "name it: python dev.py bench long-video")
     bench_options.parse(options.more[1:])
@@ -98,7 +98,7 @@ def mutants(options: argparse.Namespace) -> int:
 
 
 def kills(options: argparse.Namespace) -> int:
-    """kill -9 ComfyUI while it makes a long video: --count 100 takes most of an hour"""
+    """kill -9 ComfyUI while it makes a long video: --count 12 takes three minutes"""
     made = environment.prepare()
     return made.run(["-m", "tools.kills", *options.more])
 

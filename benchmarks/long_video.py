@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -61,28 +62,42 @@ def main() -> int:
 
 
 def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
-    """One video: memory before, during and after every clip, and how much of a clip's time is the model's."""
+    """One video: resident memory when each clip ends, the most in it, and how much of a clip's time is the model's."""
     import psutil
     import torch
 
-    from multitalk_nodes.multitalk_core.job import Exactly, Job
+    from multitalk_nodes.multitalk_core.disk import Exactly
+    from multitalk_nodes.multitalk_core.job import Job
     from multitalk_nodes.multitalk_core.segments import CODECS
 
     video, backend = prepare(seconds, encoder, steps)
     process = psutil.Process()
     clips: list[dict[str, float]] = []
+    most, over = [0.0], threading.Event()
+
+    def resident() -> float:
+        return process.memory_info().rss / 2**20
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            most[0] = max(most[0], resident())
 
     def tell(line: str) -> None:
         if "step" not in line:  # a clip begins, or they are joined
-            now = {"at": time.monotonic(), "model": backend.seconds[0], "rss_mb": process.memory_info().rss / 2**20}
-            clips.append(now)
+            clips.append({"at": time.monotonic(), "model": backend.seconds[0], "rss_mb": resident(), "peak_mb": most[0]})
+            most[0] = 0.0
+
+    watching = threading.Thread(target=watch)
+    watching.start()
 
     with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder, torch.inference_mode():
         job = Job(Path(folder) / "job", "bench", video.plan, CODECS["h264"], 18)
         video.make(job, CODECS["h264"], Exactly(Path(folder) / "out.mp4"), tell)
         ended = time.monotonic()
+    over.set()
+    watching.join()
     spans = [
-        {"seconds": b["at"] - a["at"], "model_seconds": b["model"] - a["model"], "rss_mb": b["rss_mb"]}
+        {"seconds": b["at"] - a["at"], "model_seconds": b["model"] - a["model"], "rss_mb": b["rss_mb"], "peak_mb": b["peak_mb"]}
         for a, b in zip(clips, clips[1:], strict=False)
     ]
     return {
@@ -92,6 +107,7 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
         "frames": video.shots[-1].stop,
         "before_mb": clips[0]["rss_mb"],
         "clips": spans,
+        "joining_peak_mb": most[0],
         "joining_seconds": ended - clips[-1]["at"],
     }
 
@@ -168,11 +184,11 @@ def told(run: dict[str, Any]) -> str:
 
 
 def growth(run: dict[str, Any]) -> float:
-    """MB of resident memory a minute of video, after the first clip, by least squares."""
+    """MB of peak memory a minute of video, after the first clip, by least squares."""
     import numpy as np
 
     minutes = np.arange(len(run["clips"])) * run["frames"] / len(run["clips"]) / 25 / 60
-    return float(np.polyfit(minutes[1:], [clip["rss_mb"] for clip in run["clips"][1:]], 1)[0])
+    return float(np.polyfit(minutes[1:], [clip["peak_mb"] for clip in run["clips"][1:]], 1)[0])
 
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
@@ -188,8 +204,8 @@ def plot(runs: list[dict[str, Any]], file: Path) -> None:
     for run in runs:
         seconds = [(i + 1) * run["seconds"] / len(run["clips"]) for i in range(len(run["clips"]))]
         style = "-" if run["encoder"] == "demo" else "--"
-        axes.plot(seconds, [clip["rss_mb"] for clip in run["clips"]], style, marker=".", label=f"{run['seconds']} s, {run['encoder']}")
-    axes.set(xlabel="seconds of video that are finished", ylabel="resident memory, MB", ylim=(0, None))
+        axes.plot(seconds, [clip["peak_mb"] for clip in run["clips"]], style, marker=".", label=f"{run['seconds']} s, {run['encoder']}")
+    axes.set(xlabel="seconds of video that are finished", ylabel="most resident memory in the clip, MB", ylim=(0, None))
     axes.legend()
     figure.savefig(file)
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ..multitalk_core.audio import playable
+from ..multitalk_core.disk import Place
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.generate import clip_seed, make_clip
 from ..multitalk_core.guidance import Projection
-from ..multitalk_core.job import ANCHOR, Job, Place, motion_bytes
+from ..multitalk_core.job import ANCHOR, Job, motion_bytes
 from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.segments import Codec
 from ..multitalk_core.sizes import fit_picture

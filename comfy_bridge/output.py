@@ -24,7 +24,11 @@ class OutputPlace:
     def keep(self, partial: Path) -> Path:
         """Gives a finished file the next number that nobody has."""
         path = next(path for path in self._paths() if _taken(path))
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            path.unlink()  # an empty file would look like a video
+            raise
         return path
 
     def _paths(self) -> Iterator[Path]:

@@ -12,8 +12,6 @@ Shapes: frames [F, H, W, 3] in 0…1.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import logging
 import os
@@ -22,12 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .disk import JobError, Place, checksum, explained, megabytes, sync
 from .segments import Codec, join_segments, write_segment, write_sound
 from .windows import Clip
 
@@ -37,13 +36,7 @@ FORMAT = 1
 MANIFEST, LOCK = "manifest.jsonl", "lock"
 ANCHOR = 16  # clips
 STEPS = 65535  # of motion frames between 0 and 1: 16 bits, far finer than any VAE is exact
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 SPARE = 64 * 2**20  # bytes that are left free for everybody else
-
-
-class JobError(RuntimeError):
-    """The job cannot go on; what is finished stays. The message says what to do."""
 
 
 class JobBusyError(JobError):
@@ -68,31 +61,6 @@ class _Finished:
     motion: _Stored
 
 
-class Place(Protocol):
-    """Where a finished video goes."""
-
-    folder: Path
-
-    def keep(self, partial: Path) -> Path:
-        """Gives a finished file of this folder its name."""
-        ...
-
-
-@dataclass(frozen=True)
-class Exactly:
-    """The place of a file that takes the place of whatever had its name."""
-
-    path: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.path.parent
-
-    def keep(self, partial: Path) -> Path:
-        os.replace(partial, self.path)
-        return self.path
-
-
 class Job:
     """One video's folder. Only one process can hold it (`hold`); everything else is called while it is held."""
 
@@ -111,7 +79,7 @@ class Job:
         """
         from filelock import FileLock, Timeout  # torch needs it, so it is there
 
-        with _explained(self.folder):
+        with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / LOCK, timeout=0)
             try:
@@ -121,7 +89,7 @@ class Job:
                     f"Another ComfyUI is making this video in {self.folder.name}. Wait until it ends, or stop it; then queue again."
                 ) from error
         try:
-            with _explained(self.folder):
+            with explained(self.folder):
                 self._read()
             yield self
         finally:
@@ -187,7 +155,7 @@ class Job:
         Raises:
             JobError: the disk is full.
         """
-        with _explained(self.folder):
+        with explained(self.folder):
             codes = (motion.float().clamp(0, 1) * STEPS).round().cpu().numpy().astype(np.uint16)
             stored_motion = self._write(_motion_name(clip.index), lambda path: _save(path, codes))
             if clip.index in self._finished:
@@ -200,11 +168,11 @@ class Job:
 
     def check_space(self, needed: int) -> None:
         """Raises JobError if fewer bytes are free than are needed, and some to spare."""
-        with _explained(self.folder):
+        with explained(self.folder):
             free = shutil.disk_usage(self.folder).free
         if free < needed + SPARE:
             raise JobError(
-                f"The disk of {self.folder} has {_megabytes(free)} MB left, and this video needs about {_megabytes(needed + SPARE)} MB "
+                f"The disk of {self.folder} has {megabytes(free)} MB left, and this video needs about {megabytes(needed + SPARE)} MB "
                 "more. Free some space and queue again: finished clips are kept."
             )
 
@@ -217,16 +185,16 @@ class Job:
         files = [self.folder / self._segment_name(clip.index) for clip in self._plan]
         partial = place.folder / f".{self._key}.partial{self._codec.suffix}"
         heard = None
-        with _explained(self.folder):
+        with explained(self.folder):
             if sound is not None and sound[0].shape[-1]:
                 heard = self.folder / f"sound{self._codec.suffix}"
                 write_sound(heard, *sound, self._codec)
-        with _explained(place.folder):
+        with explained(place.folder):
             try:
                 join_segments(partial, files, [clip.keep for clip in self._plan], heard)
-                _sync(partial)
+                sync(partial)
                 out = place.keep(partial)
-                _sync(out.parent)
+                sync(out.parent)
             finally:
                 partial.unlink(missing_ok=True)
         return out
@@ -278,15 +246,15 @@ class Job:
         file = self.folder / name
         partial = self.folder / f"partial_{name}"
         write(partial)
-        _sync(partial)
-        stored = _Stored(partial.stat().st_size, _sha256(partial))
+        sync(partial)
+        stored = _Stored(partial.stat().st_size, checksum(partial))
         os.replace(partial, file)
-        _sync(self.folder)
+        sync(self.folder)
         return stored
 
     def _whole(self, name: str, stored: _Stored) -> bool:
         file = self.folder / name
-        if file.is_file() and file.stat().st_size == stored.bytes and _sha256(file) == stored.sha256:
+        if file.is_file() and file.stat().st_size == stored.bytes and checksum(file) == stored.sha256:
             return True
         logger.warning("MultiTalk: %s is missing or was changed; it is made again.", file)
         return False
@@ -335,38 +303,3 @@ def _finished_clip(line: Any) -> tuple[int, _Finished] | None:
         return line["clip"], _Finished(line["seed"], line["frames"], *stored)
     except (KeyError, TypeError):
         return None
-
-
-def _sha256(file: Path) -> str:
-    hashed = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            hashed.update(block)
-    return hashed.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Only then a power failure leaves what was written. Windows has no such call for folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _megabytes(count: int) -> int:
-    return -(-count // 2**20)
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """What the disk refuses, in the user's words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise JobError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
-        advice = "Make it writable, then queue again" if error.errno in CLOSED else "Mend that, then queue again: finished clips are kept"
-        raise JobError(f"{folder} cannot be used ({error.strerror or error}). {advice}.") from error

@@ -68,3 +68,8 @@ def shift():
         step=0.1,
         tooltip="7 for multitalk-480, 11 for multitalk-720, 2 with the FusionX LoRA. The model's own shift does not matter beside it.",
     )
+
+
+def sampling(control=True):
+    """Everything between a conditioned model and a sampler; `control` as of `seed`."""
+    return [seed(control), steps(), shift(), text_scale(), audio_scale(), sampler_name(), *apg()]

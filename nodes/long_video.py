@@ -57,13 +57,7 @@ class MultiTalkLongVideo(io.ComfyNode):
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="clip_vision_h. The published models always have it."),
                 io.Int.Input("width", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
                 io.Int.Input("height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
-                inputs.seed(io.ControlAfterGenerate.fixed),  # another seed is another job
-                inputs.steps(),
-                inputs.shift(),
-                inputs.text_scale(),
-                inputs.audio_scale(),
-                inputs.sampler_name(),
-                *inputs.apg(),
+                *inputs.sampling(io.ControlAfterGenerate.fixed),  # another seed is another job
                 io.Combo.Input(
                     "family",
                     options=["auto", *FAMILIES],
@@ -106,15 +100,16 @@ class MultiTalkLongVideo(io.ComfyNode):
         if (image is None) == (video is None):
             raise ValueError("Connect either an image or a video: the people in it talk.")
         with ExitStack() as stack:
-            trim = (0.0, 0.0) if video is None else trimmed(video)  # first: it may read in the stream
-            source = None if video is None else stack.enter_context(VideoSource(video.get_stream_source(), *trim))
             loaded, chosen = MultiTalkWeights.of(weights), settings_of(settings)
-            work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, chosen)
             arrived = {"model": model, "weights": loaded.patcher, "prompts": [positive, negative], "picture": image, "settings": chosen}
-            arrived |= {"vae": vae.patcher, "clip_vision": None if clip_vision is None else clip_vision.patcher}
-            # embeddings follow from the voices and the encoder, which the graph names; their last bits depend on the machine
-            arrived["voices"] = [voices.speakers, voices.frames, voices.sound, voices.rate]
-            arrived["video"] = None if video is None else [trim, stream_fingerprint(video.get_stream_source())]
+            arrived |= {"vae": vae.patcher, "clip_vision": None if clip_vision is None else clip_vision.patcher, "voices": told(voices)}
+            source = None
+            if video is not None:  # what reads in a stream that is in memory moves it, so the source is opened last
+                trim = trimmed(video)
+                stream = video.get_stream_source()
+                arrived["video"] = [trim, stream_fingerprint(stream)]
+                source = stack.enter_context(VideoSource(stream, *trim))
+            work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, chosen)
             key = job_key(cls.hidden.unique_id, cls.hidden.dynprompt.get_node, NOT_SEEN, arrived)
             codec = CODECS[settings["codec"]]
             job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
@@ -131,6 +126,11 @@ def settings_of(chosen):
     projection = Projection(chosen["apg_momentum"], chosen["apg_threshold"]) if chosen["apg"] else None
     same = {name: chosen[name] for name in Settings.__dataclass_fields__ if name in chosen and name != "cuts"}
     return Settings(**same, projection=projection, cuts=parse_cuts(chosen["cuts"]))
+
+
+def told(voices):
+    """What tells voices apart. Embeddings follow from them and from the encoder, which the graph names; their last bits vary."""
+    return [voices.speakers, voices.frames, voices.sound, voices.rate]
 
 
 def trimmed(video):

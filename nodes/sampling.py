@@ -74,13 +74,7 @@ class MultiTalkSampler(io.ComfyNode):
             inputs=[
                 *_conditioned(),
                 io.Latent.Input("latent", tooltip="From MultiTalk Conditioning."),
-                inputs.seed(),
-                inputs.steps(),
-                inputs.shift(),
-                inputs.text_scale(),
-                inputs.audio_scale(),
-                inputs.sampler_name(),
-                *inputs.apg(),
+                *inputs.sampling(),
             ],
             outputs=[io.Latent.Output()],
         )

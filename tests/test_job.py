@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core import job as jobs
-from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Exactly, Job, JobBusyError, JobError, motion_bytes
+from multitalk_nodes.multitalk_core.disk import Exactly, JobError
+from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Job, JobBusyError, motion_bytes
 from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.windows import plan_clips
 

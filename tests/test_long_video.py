@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from multitalk_nodes.multitalk_core.disk import Exactly
 from multitalk_nodes.multitalk_core.families import FAMILIES
 from multitalk_nodes.multitalk_core.generate import generate
-from multitalk_nodes.multitalk_core.job import Exactly, Job
+from multitalk_nodes.multitalk_core.job import Job
 from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.speakers import Speaker
 from multitalk_nodes.multitalk_core.windows import plan_shots

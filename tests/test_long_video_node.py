@@ -131,6 +131,39 @@ def test_a_changed_recording_is_another_video(server, inputs):
         shutil.rmtree(job)
 
 
+SOMEBODYS_PACK = """
+import pathlib, torch
+class Speech:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "speak", ("AUDIO", "INT")
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    IS_CHANGED = classmethod(lambda cls: float("nan"))
+    def speak(self):
+        voice, seed = map(int, pathlib.Path(__file__).with_name("says").read_text().split())
+        return {"waveform": torch.randn(1, 1, 14400, generator=torch.Generator().manual_seed(voice)) * 0.1, "sample_rate": 16000}, seed
+NODE_CLASS_MAPPINGS = {"SomebodysSpeech": Speech}
+"""
+
+
+def test_what_another_packs_node_says_belongs_to_the_job(comfy, tmp_path):
+    """The graph stays the same, word for word; what comes over its links does not."""
+    base = tmp_path / "base"
+    pack = base / "custom_nodes" / "somebodys_pack"
+    pack.mkdir(parents=True)
+    (pack / "__init__.py").write_text(SOMEBODYS_PACK, encoding="utf-8")
+    graph = long_graph(seed=["speech", 1], keep_job=True)
+    graph["speech"] = node("SomebodysSpeech")
+    graph.set("speaker_1", audio=["speech", 0])
+    del graph["audio_1"]
+    with tools.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT, base=base) as server:
+        server.upload(SAMPLES / "face_small.png")
+        for number, said in enumerate(("1 1", "2 1", "1 2"), start=1):
+            (pack / "says").write_text(said)
+            assert "all clips made now" in made(server, graph)[1]
+            assert len(jobs(server)) == number, said
+        (pack / "says").write_text("1 1")
+        assert "5 clips were finished before" in made(server, graph)[1]
+
+
 @pytest.fixture
 def small_disk(server):
     """A disk of 66 MB where jobs are kept, of which 64 stay free for others."""
@@ -166,25 +199,54 @@ def test_a_disk_that_runs_full_or_cannot_be_written_loses_nothing(server, inputs
     assert digest(file) == whole and "clips were finished before" in report
 
 
-def test_dubbing_takes_every_clips_source_from_a_video(server, inputs, tmp_path):
-    with av.open(str(tmp_path / "dub.mp4"), "w") as container:
+@pytest.fixture(scope="module")
+def darkening(server, inputs, tmp_path_factory):
+    """A video of one second at 30 frames a second, which gets darker; its name in the input folder."""
+    from PIL import Image
+
+    file = tmp_path_factory.mktemp("source") / "dub.mp4"
+    face = np.array(Image.open(SAMPLES / "face_small.png").convert("RGB"))
+    with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
-        from PIL import Image
-
-        face = np.array(Image.open(SAMPLES / "face.png").convert("RGB").resize((64, 64)))
-        for i in range(30):  # it gets darker
+        for i in range(30):
             container.mux(stream.encode(av.VideoFrame.from_ndarray((face * (1 - i / 60)).astype(np.uint8))))
         container.mux(stream.encode())
-    server.upload(tmp_path / "dub.mp4")
+    return server.upload(file)
+
+
+def dubbed(server, name, *between):
+    """The brightness of every frame of a video that is dubbed, after other nodes had it."""
     graph = long_graph(family="infinitetalk", colour=0.0)
-    graph["source"] = node("LoadVideo", file="dub.mp4")
+    graph["source"] = node("LoadVideo", file=name)
+    last = "source"
+    for title, (kind, link, inputs) in zip("abc", between, strict=False):
+        graph[title] = node(kind, **{link: [last, 0]}, **inputs)
+        last = title
     del graph["long"]["inputs"]["image"]
-    graph.set("long", video=["source", 0])
-    video = Probe(made(server, graph)[0])
+    video = Probe(made(server, graph.set("long", video=[last, 0]))[0])
     assert video.count == 22
-    assert video.frames[-1].mean() < 0.85 * video.frames[0].mean(), "later clips follow later frames"
+    return video.frames.mean(axis=(1, 2, 3))
+
+
+def test_dubbing_takes_every_clips_source_from_a_video(server, darkening):
+    brightness = dubbed(server, darkening)
+    assert brightness[-1] < 0.85 * brightness[0], "later clips follow later frames"
+
+
+CUT = ("Video Slice", "video", {"start_time": 0.6, "duration": 0.0, "strict_duration": False})
+AGAIN = [("GetVideoComponents", "video", {}), ("CreateVideo", "images", {"fps": 30.0})]
+
+
+def test_a_video_that_was_cut_begins_where_it_was_cut(server, darkening):
+    whole, cut = dubbed(server, darkening), dubbed(server, darkening, CUT)
+    assert cut[0] == pytest.approx(whole[0] * (1 - 18 / 60), rel=0.06), "frame 18 of 60 a black one"
+
+
+def test_a_video_in_memory_is_dubbed_as_if_it_were_a_file(server, darkening):
+    file, memory = dubbed(server, darkening), dubbed(server, darkening, *AGAIN)
+    assert np.abs(file - memory).max() < 0.03 * file[0]
 
 
 REFUSED = {

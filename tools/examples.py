@@ -65,7 +65,7 @@ EXAMPLES = {
 
 1. *Load Image*: upload **face.png**.
 2. *MultiTalk Load Audio*: upload **voice_1.wav**.
-3. Press **Run**. It takes half a minute on a CPU; nothing is downloaded.
+3. Press **Run**. It takes less than a minute on two CPU cores; nothing is downloaded.
 
 {FILES}{NEXT}""",
         CLIP,
@@ -75,7 +75,7 @@ EXAMPLES = {
 
 1. *Load Image*: upload **two_faces.png**.
 2. *MultiTalk Load Audio*: upload **voice_1.wav** and **voice_2.wav**.
-3. Press **Run**. It takes half a minute on a CPU; nothing is downloaded.
+3. Press **Run**. It takes less than a minute on two CPU cores; nothing is downloaded.
 
 {FILES} Each *MultiTalk Speaker* has the box of one face: left, top, right, bottom in pixels. Who speaks when is the *layout* of \
 *MultiTalk Wav2Vec2 Embeds*.{NEXT}""",
@@ -86,7 +86,7 @@ EXAMPLES = {
 
 1. *Load Image*: upload **face.png**.
 2. *MultiTalk Load Audio*: upload **voice_1.wav** and **voice_2.wav**; *Concatenate Audio* makes one long recording of them.
-3. Press **Run**. It takes about a minute on a CPU; nothing is downloaded.
+3. Press **Run**. It takes about a minute on two CPU cores; nothing is downloaded.
 
 {FILES}{GOES_ON}""",
         LONG,
@@ -96,7 +96,7 @@ EXAMPLES = {
 
 1. *Load Image*: upload **two_faces.png**.
 2. *MultiTalk Load Audio*: upload **voice_1.wav** and **voice_2.wav**. They speak in turn.
-3. Press **Run**. It takes about a minute on a CPU; nothing is downloaded.
+3. Press **Run**. It takes a minute and a half on two CPU cores; nothing is downloaded.
 
 {FILES} Each *MultiTalk Speaker* has the box of one face.{GOES_ON}""",
         LONG,
@@ -106,7 +106,7 @@ EXAMPLES = {
 
 1. *Load Video*: upload **silent_face.mp4**.
 2. *MultiTalk Load Audio*: upload **voice_1.wav**.
-3. Press **Run**. It takes half a minute on a CPU; nothing is downloaded.
+3. Press **Run**. It takes less than a minute on two CPU cores; nothing is downloaded.
 
 {FILES} The video's frames say how the face looks at the beginning of every clip; its last frame stays if the voice is longer. \
 This is what the *infinitetalk* weights were made for.{GOES_ON}""",

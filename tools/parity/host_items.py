@@ -20,10 +20,11 @@ from ...comfy_bridge.patches import patch_model
 from ...comfy_bridge.sampling import sample_clip
 from ...comfy_bridge.weights import MultiTalkWeights
 from ...multitalk_core.colour import match_colours
+from ...multitalk_core.disk import Exactly
 from ...multitalk_core.families import FAMILIES
 from ...multitalk_core.generate import Condition, Motion, clip_seed, generate
 from ...multitalk_core.guidance import Projection
-from ...multitalk_core.job import Exactly, Job
+from ...multitalk_core.job import Job
 from ...multitalk_core.model import reference_attention_map
 from ...multitalk_core.schedule import sigmas
 from ...multitalk_core.segments import CODECS, read_frames

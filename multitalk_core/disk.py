@@ -1,0 +1,81 @@
+"""What long videos need of a disk: files that are safe when they are said to be, checksums, and refusals in the user's words."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+
+
+class JobError(RuntimeError):
+    """The job cannot go on; what is finished stays. The message says what to do."""
+
+
+class Place(Protocol):
+    """Where a finished video goes."""
+
+    folder: Path
+
+    def keep(self, partial: Path) -> Path:
+        """Gives a finished file of this folder its name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """The place of a file that takes the place of whatever had its name."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    def keep(self, partial: Path) -> Path:
+        os.replace(partial, self.path)
+        return self.path
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a whole file."""
+    hashed = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Only then a power failure leaves what was written. Windows has no such call for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def megabytes(count: int) -> int:
+    """Rounded up."""
+    return -(-count // 2**20)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What the disk refuses in this folder, as a JobError in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise JobError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
+        advice = "Make it writable, then queue again" if error.errno in CLOSED else "Mend that, then queue again: finished clips are kept"
+        raise JobError(f"{folder} cannot be used ({error.strerror or error}). {advice}.") from error
