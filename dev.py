@@ -13,7 +13,8 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
     sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
 
-from benchmarks import long_video as bench_options
+from benchmarks import drift as drift_options
+from benchmarks import long_video as long_video_options
 from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
@@ -80,13 +81,17 @@ def eval_demo(options: argparse.Namespace) -> int:
     return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
 
 
+BENCHES = {"long-video": long_video_options, "drift": drift_options}
+
+
 def bench(options: argparse.Namespace) -> int:
-    """measure and write benchmarks/results: `bench long-video` for memory and time by length"""
-    if options.more[:1] != ["long-video"]:
-        raise StepFailed("bench", "there is no such measurement", "name it: python dev.py bench long-video")
-    bench_options.parse(options.more[1:])
+    """measure and write benchmarks/results: `bench long-video` for memory and time by length, `bench drift` for what becomes of pictures"""
+    name, *more = options.more or [""]
+    if name not in BENCHES:
+        raise StepFailed("bench", f"there is no measurement '{name}'", "name one: python dev.py bench " + " | ".join(BENCHES))
+    BENCHES[name].parse(more)
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "benchmarks" / "long_video.py"), *options.more[1:]], folder=Path.cwd())
+    return made.run([str(BENCHES[name].__file__), *more], folder=Path.cwd())
 
 
 def mutants(options: argparse.Namespace) -> int:

@@ -30,6 +30,8 @@ sys.modules[server_tools.__name__] = server_tools
 
 
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("by_hand") and "by_hand" not in item.config.option.markexpr:
+        pytest.skip("takes minutes; run by hand: python dev.py test -m by_hand")
     if item.get_closest_marker("gpu"):
         import torch
 

@@ -66,6 +66,21 @@ def test_a_video_is_as_long_as_its_voices(server, inputs, family, seconds, frame
     assert jobs(server) == [], "finished jobs are removed"
 
 
+@pytest.mark.by_hand
+def test_forty_lengths_are_exact(server, inputs):
+    with wave.open(str(SAMPLES / "voice_1.wav")) as file:
+        settings, voice = file.getparams(), file.readframes(file.getnframes())
+    with wave.open(str(server.base / "input" / "long_voice.wav"), "wb") as file:
+        file.setparams(settings)
+        file.writeframes(voice * (1 + 90 * settings.framerate // settings.nframes))
+    found = {}
+    for seconds in np.geomspace(0.02, 90, 40).round(2).tolist():
+        graph = long_graph(seconds, width=32, height=32, steps=1, clip_frames=81, motion_frames=25).set("audio_1", audio="long_voice.wav")
+        found[seconds] = Probe(made(server, graph)[0]).count
+    print(found)
+    assert found == {seconds: max(1, round(seconds * 25)) for seconds in found}
+
+
 def test_an_interrupted_video_goes_on_to_the_same_bits(server, inputs):
     whole = digest(made(server, long_graph(seed=2))[0])
     graph = long_graph(seed=2, filename_prefix="long/b")
