@@ -118,6 +118,7 @@ class ComfyServer:
             temporary folder, removed at the end.
         extra_arguments: added to ComfyUI's command line.
         cpu: run on the CPU, also where there is a GPU.
+        port: to listen on (default: a free one).
         start_limit: seconds until the server must answer.
     Raises:
         ServerFailed: at the start of the block. The process died, the pack could not be imported, or the time was up.
@@ -132,11 +133,12 @@ class ComfyServer:
         extra_arguments: Sequence[str] = (),
         *,
         cpu: bool = True,
+        port: int | None = None,
         start_limit: float = START_LIMIT,
     ):
         self.comfyui, self.pack, self.python = Path(comfyui).absolute(), Path(pack).absolute(), python
         self.extra_arguments, self.cpu, self.start_limit = tuple(extra_arguments), cpu, start_limit
-        self._given_base = base
+        self._given_base, self._given_port = base, port
         self._client_id = uuid.uuid4().hex
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
         if not (self.comfyui / "main.py").is_file():
@@ -151,7 +153,7 @@ class ComfyServer:
                 self.base = Path(self._given_base).absolute()
             _make_base(self.base, self.pack)
             self.log = self.base / "server.log"
-            self.port = _free_port()
+            self.port = self._given_port or _free_port()
             self.process = stack.enter_context(_running(self._command(), self.base, self.log))
             self._wait_until_ready()
             self._closing = stack.pop_all()

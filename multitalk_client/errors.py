@@ -1,0 +1,98 @@
+"""What can go wrong between a request and its video. Every error has a code that programs can rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ClientError(Exception):
+    """Anything that keeps a request from its video; the message says what to do."""
+
+    code = "error"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is known beyond the message, as JSON can hold it."""
+        return {}
+
+
+class BadRequest(ClientError):
+    """The request cannot be made into a prompt."""
+
+    code = "bad_request"
+
+
+class Unreachable(ClientError):
+    """ComfyUI did not answer."""
+
+    code = "comfyui_unreachable"
+
+
+class Refused(ClientError):
+    """ComfyUI did not accept the prompt, or not all of it.
+
+    Attributes:
+        node_errors: by node, {"class_type", "errors": [{"type", "message", "details", …}], …}.
+    """
+
+    code = "prompt_refused"
+
+    def __init__(self, error: Mapping[str, Any], node_errors: Mapping[str, Any]) -> None:
+        lines = [f"ComfyUI refused the prompt: {_told(error)}" if error else "ComfyUI refused parts of the prompt"]
+        for node, told in node_errors.items():
+            lines += [f"  node {node} ({told.get('class_type', '?')}): {_told(reason)}" for reason in told.get("errors", ())]
+        super().__init__("\n".join(lines))
+        self.node_errors = dict(node_errors)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"node_errors": self.node_errors}
+
+
+class NodeFailed(ClientError):
+    """A node raised an exception while the prompt ran."""
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        self.node, self.node_type = str(message.get("node_id")), str(message.get("node_type"))
+        self.exception = str(message.get("exception_type"))
+        self.told = str(message.get("exception_message", "")).strip()
+        super().__init__(f"{self.node_type} (node {self.node}) failed: {self.told}")
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return "out_of_memory" if "OutOfMemory" in self.exception else "node_failed"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"node_id": self.node, "node_type": self.node_type, "exception_type": self.exception}
+
+
+class Interrupted(ClientError):
+    """Somebody interrupted the prompt, or took it out of the queue."""
+
+    code = "interrupted"
+
+
+class Forgotten(ClientError):
+    """ComfyUI was started anew while the prompt ran, again and again."""
+
+    code = "comfyui_restarted"
+
+
+class DeadlineExceeded(ClientError):
+    """The time that the request was given is up."""
+
+    code = "deadline_exceeded"
+
+
+class NoVideo(ClientError):
+    """The prompt ended well, but there is no video."""
+
+    code = "no_video"
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    """ "message (details)" of one of ComfyUI's error records."""
+    told = str(error.get("message") or error.get("type") or "without a reason")
+    return f"{told} ({error['details']})" if error.get("details") else told

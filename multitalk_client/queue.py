@@ -1,0 +1,113 @@
+"""What ComfyUI says of a prompt, in our words."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import Interrupted, NodeFailed, NoVideo
+
+NAMESPACE = uuid.UUID("6b0f6d3e-3c0e-5f0b-9a52-0c9d1a6f5a11")  # ours, so that our ids are nobody else's
+FILES = ("images", "video", "gifs", "audio")  # where nodes list the files they saved; SaveVideo says "images"
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
+TEXT = 3  # number of a binary message that holds a node's text
+
+State = Literal["waiting", "running", "reconnecting"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a prompt is.
+
+    `done` of `of` are the running node's own, such as the steps of a sampler; `text` is what the node says of itself.
+    """
+
+    state: State
+    ahead: int = 0  # prompts that come before
+    node: str = ""
+    done: int = 0
+    of: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a node has saved."""
+
+    node: str
+    filename: str
+    subfolder: str
+    type: str  # "output" or "temp"
+
+    @property
+    def is_video(self) -> bool:
+        return self.type == "output" and self.filename.lower().endswith(VIDEOS)
+
+
+def id_of(*names: Any) -> str:
+    """The same id for the same names: asking twice for one thing makes it once."""
+    return str(uuid.uuid5(NAMESPACE, json.dumps(names, sort_keys=True)))
+
+
+def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
+    """The files of a prompt that has ended, from its entry in the history.
+
+    Raises:
+        NodeFailed: a node raised an exception.
+        Interrupted: somebody stopped it.
+    """
+    status = entry.get("status") or {}
+    told = {name: message for name, message in status.get("messages") or ()}
+    if "execution_error" in told:
+        raise NodeFailed(told["execution_error"])
+    if "execution_interrupted" in told:
+        at = told["execution_interrupted"]
+        raise Interrupted(f"Somebody interrupted the prompt, at {at.get('node_type')} (node {at.get('node_id')}).")
+    if status.get("status_str") != "success":
+        raise Interrupted(f"The prompt ended without a result: {json.dumps(status)[:300]}")
+    return [
+        Output(node, file["filename"], file.get("subfolder", ""), file.get("type", "output"))
+        for node, saved in entry.get("outputs", {}).items()
+        for kind in FILES
+        for file in saved.get(kind) or ()
+        if isinstance(file, Mapping) and "filename" in file
+    ]
+
+
+def video_of(outputs: Sequence[Output]) -> Output:
+    """The video among the files: the last, if there are several.
+
+    Raises:
+        NoVideo: none is.
+    """
+    videos = [output for output in outputs if output.is_video]
+    if not videos:
+        names = ", ".join(output.filename for output in outputs) or "none"
+        raise NoVideo(f"The prompt ended without a video file; files it saved: {names}. Does the graph end in a node that saves one?")
+    return videos[-1]
+
+
+def progress_of(message: str | bytes, prompt: str) -> Progress | None:
+    """What a websocket message says of a prompt; None if it says nothing of it."""
+    if isinstance(message, bytes):
+        return _text_of(message)
+    told = json.loads(message)
+    kind, data = told.get("type"), told.get("data") or {}
+    if data.get("prompt_id", prompt) != prompt:
+        return None
+    if kind == "executing" and data.get("node"):
+        return Progress("running", node=str(data["node"]))
+    if kind == "progress":
+        return Progress("running", node=str(data.get("node", "")), done=int(data["value"]), of=int(data["max"]))
+    return None
+
+
+def _text_of(message: bytes) -> Progress | None:
+    """Four bytes of kind, four of the node's length, the node, the text."""
+    if len(message) < 8 or int.from_bytes(message[:4], "big") != TEXT:
+        return None
+    end = 8 + int.from_bytes(message[4:8], "big")
+    return Progress("running", node=message[8:end].decode("utf-8", "replace"), text=message[end:].decode("utf-8", "replace"))

@@ -1,0 +1,59 @@
+"""What is asked for: the named fields that a template's graph gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+MAX_SPEAKERS = 4
+
+Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+
+
+class Voice(BaseModel):
+    """Who says something, and where their face is.
+
+    A path alone stands for a voice: Voice(audio=path).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audio: Path
+    box: tuple[float, float, float, float] | None = Field(None, description="the face: left, top, right, bottom in pixels of the picture")
+    start: float | None = Field(None, ge=0, description="second at which the voice begins; else the layout says")
+
+    @field_validator("box")
+    @classmethod
+    def _is_a_box(cls, box: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if box and not (box[2] > box[0] >= 0 and box[3] > box[1] >= 0):
+            raise ValueError("right must be greater than left, and bottom greater than top, none of them below 0")
+        return box
+
+
+def _voice(given: object) -> object:
+    return {"audio": given} if isinstance(given, (str, Path)) else given
+
+
+class Request(BaseModel):
+    """A talking video. What is not given stays as the template has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Path | None = Field(None, description="a picture; or `video`, whose faces get new voices")
+    video: Path | None = None
+    audio: tuple[Annotated[Voice, BeforeValidator(_voice)], ...] = Field(min_length=1, max_length=MAX_SPEAKERS)
+    layout: Literal["sequential", "parallel"] | None = Field(None, description="voices in turn, or at once")
+    duration: float | None = Field(None, gt=0, description="seconds of each voice, at most")
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    width: Side | None = None
+    height: Side | None = None
+    frames: int | None = Field(None, ge=1, description="of a template that makes one clip: 4n + 1")
+    seed: int | None = Field(None, ge=0, lt=2**64)
+    steps: int | None = Field(None, ge=1, le=1000)
+    shift: float | None = Field(None, gt=0)
+    text_scale: float | None = Field(None, ge=0)
+    audio_scale: float | None = Field(None, ge=0)
+    family: Literal["multitalk", "infinitetalk"] | None = None

@@ -1,0 +1,149 @@
+"""Prompts from templates: graphs in ComfyUI's API format, whose nodes are found by their types and get a request's fields."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BadRequest
+from .request import Request
+
+FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
+DEFAULT = "demo_long_talk"
+
+Prompt = dict[str, dict[str, Any]]
+
+MAKERS = ("MultiTalkConditioning", "MultiTalkLongVideo")  # what makes a clip, or a video, of everything before it
+SAMPLERS = ("MultiTalkLongVideo", "MultiTalkSampler")
+# Which inputs of which nodes a field sets; of these a template must have at least one.
+PLACES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "image": (("LoadImage", "image"),),
+    "video": (("LoadVideo", "file"),),
+    "layout": (("MultiTalkWav2VecEmbeds", "layout"),),
+    "width": tuple((maker, "width") for maker in MAKERS),
+    "height": tuple((maker, "height") for maker in MAKERS),
+    "frames": (("MultiTalkConditioning", "frames"),),
+    "seed": (("RandomNoise", "noise_seed"), *((sampler, "seed") for sampler in SAMPLERS)),
+    "steps": tuple((node, "steps") for node in ("MultiTalkScheduler", *SAMPLERS)),
+    "shift": tuple((node, "shift") for node in ("MultiTalkScheduler", *SAMPLERS)),
+    "text_scale": tuple((node, "text_scale") for node in ("MultiTalkGuider", *SAMPLERS)),
+    "audio_scale": tuple((node, "audio_scale") for node in ("MultiTalkGuider", *SAMPLERS)),
+    "family": (("MultiTalkModelLoader", "family"), ("MultiTalkDemoModel", "family")),
+}
+PROMPTS = {"prompt": "positive", "negative_prompt": "negative"}  # a field, and the maker's input that a text encoder is linked to
+LOADER, SPEAKER, VOICES = "MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"
+SPEAKERS = "speakers.speaker_"  # of VOICES' inputs; a number follows
+
+
+def templates() -> list[str]:
+    """The names of the templates that come with the pack."""
+    return sorted(file.stem for file in FOLDER.glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Template:
+    """A graph, and how a request gets into it."""
+
+    name: str
+    graph: Prompt
+
+    @classmethod
+    def load(cls, name: str | Path) -> Template:
+        """One of the pack's, by its name, or any file in API format that says `.json`.
+
+        Raises:
+            BadRequest: there is none, or it is no prompt.
+        """
+        file = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
+        if not str(name).endswith(".json") and str(name) not in templates():
+            raise BadRequest(f"There is no template '{name}'. There are {', '.join(templates())}; or name a file that ends in .json.")
+        try:
+            graph = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"'{file}' cannot be read as a template: {error}") from error
+        return cls(file.stem, checked(graph, f"'{file.name}'"))
+
+    def fill(self, request: Request, names: Mapping[Path, str]) -> Prompt:
+        """The template's graph with a request in it.
+
+        Args:
+            names: what ComfyUI calls the request's files.
+        Raises:
+            BadRequest: the template has no place for a field.
+        """
+        graph = copy.deepcopy(self.graph)
+        given = request.model_dump(exclude_none=True, exclude={"audio", "duration"})
+        for field, value in given.items():
+            value = names[value] if isinstance(value, Path) else value
+            places = self._text_of(graph, PROMPTS[field]) if field in PROMPTS else _inputs(graph, PLACES[field])
+            if not places:
+                raise BadRequest(f"The template '{self.name}' has no place for {field}; leave it out, or take another template.")
+            for inputs, name in places:
+                inputs[name] = value
+        self._seat(graph, request, names)
+        return graph
+
+    def _text_of(self, graph: Prompt, side: str) -> list[tuple[dict[str, Any], str]]:
+        """Where the text is that a maker's conditioning is made of."""
+        links = [node["inputs"].get(side) for node in graph.values() if node["class_type"] in MAKERS]
+        encoders = [graph[link[0]] for link in links if is_link(link)]
+        return [(node["inputs"], "text") for node in encoders if "text" in node["inputs"]]
+
+    def _seat(self, graph: Prompt, request: Request, names: Mapping[Path, str]) -> None:
+        """A loader and a speaker for every voice, like the template's first ones, in place of those that it has."""
+        voices, loader, speaker = (self._first(graph, kind) for kind in (VOICES, LOADER, SPEAKER))
+        before = _feeding(graph)
+        for name in [name for name in voices["inputs"] if name.startswith(SPEAKERS)]:
+            del voices["inputs"][name]
+        for number, voice in enumerate(request.audio):
+            audio, seat = f"voice_{number + 1}", f"speaker_{number + 1}"
+            heard = {**loader["inputs"], "audio": names[voice.audio]}
+            heard |= {} if request.duration is None else {"duration": request.duration}
+            box = "" if voice.box is None else ", ".join(f"{edge:g}" for edge in voice.box)
+            said = {**speaker["inputs"], "audio": [audio, 0], "box": box, "start": -1.0 if voice.start is None else voice.start}
+            graph[audio] = {"class_type": LOADER, "inputs": heard}
+            graph[seat] = {"class_type": SPEAKER, "inputs": said}
+            voices["inputs"][f"{SPEAKERS}{number}"] = [seat, 0]
+        while left := (before & graph.keys()) - _feeding(graph):  # what only the template's own speakers were made of
+            for number in left:
+                del graph[number]
+
+    def _first(self, graph: Prompt, kind: str) -> dict[str, Any]:
+        found = [node for node in graph.values() if node["class_type"] == kind]
+        if not found:
+            raise BadRequest(f"The template '{self.name}' has no node {kind}, so there is no place for voices.")
+        return found[0]
+
+
+def checked(graph: Any, what: str) -> Prompt:
+    """A graph, if it is one in API format.
+
+    Raises:
+        BadRequest: it is something else, such as what the editor saves.
+    """
+    if isinstance(graph, dict) and "nodes" in graph and "links" in graph:
+        raise BadRequest(f"{what} is a workflow as the editor saves it. Export it from the editor by 'Export (API)'.")
+    if not isinstance(graph, dict) or not graph or not all(_is_node(node) for node in graph.values()):
+        raise BadRequest(f"{what} is no prompt in API format: an object of nodes, each with class_type and inputs, was expected.")
+    return graph
+
+
+def is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def _inputs(graph: Prompt, places: tuple[tuple[str, str], ...]) -> list[tuple[dict[str, Any], str]]:
+    return [(node["inputs"], name) for node in graph.values() for kind, name in places if node["class_type"] == kind]
+
+
+def _feeding(graph: Prompt) -> set[str]:
+    """The nodes that something is made of."""
+    return {value[0] for node in graph.values() for value in node["inputs"].values() if is_link(value)}

@@ -1,0 +1,233 @@
+"""The client against a real ComfyUI: requests become videos, once each, and what goes wrong is told."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from multitalk_nodes import multitalk_client as mc
+from multitalk_nodes.multitalk_client.__main__ import main
+from multitalk_nodes.multitalk_client.queue import id_of, outputs_of, progress_of, video_of
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe
+
+import multitalk_tools_server as tools  # isort: skip
+
+FACE, TWO = SAMPLES / "face_small.png", SAMPLES / "two_faces_small.png"
+VOICES = (SAMPLES / "voice_1.wav", SAMPLES / "voice_2.wav")
+
+
+def request(**changes):
+    """A second of a small face, in as few steps as there are."""
+    return mc.Request(**{"image": FACE, "audio": [VOICES[0]], "duration": 0.5, "steps": 1, "seed": 1} | changes)
+
+
+@pytest.fixture
+def client(server):
+    with mc.Client(server.url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("template", mc.templates())
+def test_every_template_takes_a_request(template):
+    given = {"image": None, "video": SAMPLES / "silent_face.mp4"} if "dubbing" in template else {}
+    asked = request(audio=[{"audio": VOICES[0], "box": (1, 2, 30, 40)}, VOICES[1]], layout="parallel", audio_scale=2.0, **given)
+    names = {file: f"in/{file.name}" for file in (*VOICES, FACE, SAMPLES / "silent_face.mp4")}
+    graph = mc.Template.load(template).fill(asked, names)
+    links = {link[0] for node in graph.values() for link in node["inputs"].values() if isinstance(link, list)}
+    assert links <= graph.keys(), "nothing is made of what is not there"
+    assert sorted(node["inputs"]["audio"] for node in graph.values() if node["class_type"] == "MultiTalkLoadAudio") == [
+        "in/voice_1.wav",
+        "in/voice_2.wav",
+    ]
+    assert [node["inputs"]["box"] for node in graph.values() if node["class_type"] == "MultiTalkSpeaker"] == ["1, 2, 30, 40", ""]
+    assert not [node for node in graph.values() if node["class_type"] == "AudioConcat"], "what only the template's own voice was made of"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"video": FACE}, "no place for video"), ({"prompt": "a cat"}, "no place for prompt"), ({"frames": 81}, "no place for frames")],
+)
+def test_a_field_without_a_place_is_told(changes, said):
+    with pytest.raises(mc.BadRequest, match=said):
+        mc.Template.load("demo_long_talk").fill(request(**changes), {FACE: "face", VOICES[0]: "voice"})
+
+
+def test_a_prompt_goes_to_the_encoder_of_its_side():
+    graph = {
+        "p": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["c", 0]}},
+        "n": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["c", 0]}},
+        "m": {"class_type": "MultiTalkLongVideo", "inputs": {"positive": ["p", 0], "negative": ["n", 0], "voices": ["v", 0]}},
+    }
+    voices = {k: v for k, v in mc.Template.load("demo_long_talk").graph.items() if v["class_type"] != "MultiTalkLongVideo"}
+    asked = mc.Request(audio=["a.wav"], prompt="a woman talks", negative_prompt="blurred")
+    filled = mc.Template("mine", voices | graph).fill(asked, {Path("a.wav"): "a.wav"})
+    assert filled["p"]["inputs"]["text"] == "a woman talks" and filled["n"]["inputs"]["text"] == "blurred"
+
+
+@pytest.mark.parametrize(("content", "said"), [('{"nodes": [], "links": []}', "Export"), ("[1]", "no prompt"), ("{", "cannot be read")])
+def test_what_is_no_template_is_told(tmp_path, content, said):
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(mc.BadRequest, match=said):
+        mc.Template.load(tmp_path / "mine.json")
+    with pytest.raises(mc.BadRequest, match="demo_long_talk"):
+        mc.Template.load("../api/demo_long_talk")
+
+
+def test_messages_are_told_apart():
+    text = (3).to_bytes(4, "big") + (2).to_bytes(4, "big") + b"12" + b"clip 3/12"
+    assert progress_of(text, "a") == mc.Progress("running", node="12", text="clip 3/12")
+    assert progress_of(b"\0\0\0\1\0\0\0\1jpeg", "a") is None
+    step = {"type": "progress", "data": {"value": 3, "max": 8, "node": "4", "prompt_id": "a"}}
+    assert progress_of(json.dumps(step), "a") == mc.Progress("running", node="4", done=3, of=8)
+    assert progress_of(json.dumps(step), "b") is None, "somebody else's"
+
+
+def test_only_files_that_were_saved_are_results():
+    saved = {"images": [{"filename": "a.png", "type": "output"}], "text": ["x"]}
+    kept = {"images": [{"filename": "b.MP4", "subfolder": "s", "type": "output"}, {"filename": "t.mp4", "type": "temp"}]}
+    outputs = outputs_of({"status": {"status_str": "success", "messages": []}, "outputs": {"1": saved, "2": kept}})
+    assert video_of(outputs) == mc.Output("2", "b.MP4", "s", "output")
+    with pytest.raises(mc.NoVideo, match="a.png"):
+        video_of(outputs[:1])
+
+
+def test_a_request_becomes_a_video_once(client, server, tmp_path):
+    told = []
+    made = client.generate(request(), tmp_path / "new" / "a.mp4", progress=told.append)
+    video = Probe(made)
+    assert video.count == 12 and video.shows_something() and video.fps == 25
+    assert any(progress.of for progress in told) and any("clip" in progress.text for progress in told)
+    before = len(server.get("/history"))
+    again = client.generate(request(), tmp_path / "b.mp4")
+    assert again.read_bytes() == made.read_bytes() and len(server.get("/history")) == before, "asked twice, made once"
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["a.mp4", "b.mp4", "new"], "nothing is left beside"
+
+
+def test_a_short_template_and_two_speakers(client, tmp_path):
+    far_off = [{"audio": voice, "box": (500, 500, 600, 600)} for voice in VOICES]
+    asked = request(image=TWO, audio=far_off, frames=9, duration=None)
+    with pytest.raises(mc.NodeFailed, match="[Ss]peaker") as failed:
+        client.generate(asked, tmp_path / "a.mp4", "demo_one_speaker")
+    assert failed.value.code == "node_failed" and failed.value.details["node_type"].startswith("MultiTalk")
+    boxes = json.loads((SAMPLES / "two_faces_small.json").read_text())["boxes"]
+    asked = request(image=TWO, audio=[{"audio": v, "box": b} for v, b in zip(VOICES, boxes, strict=True)], frames=9, duration=None)
+    assert Probe(client.generate(asked, tmp_path / "a.mp4", "demo_one_speaker")).count == 9
+
+
+def test_a_file_that_was_removed_is_made_again(client, server, tmp_path):
+    made = client.generate(request(seed=5), tmp_path / "a.mp4")
+    for file in (server.base / "output").rglob("*.mp4"):
+        file.unlink()
+    assert client.generate(request(seed=5), tmp_path / "b.mp4").read_bytes() == made.read_bytes()
+
+
+def test_a_deadline_calls_the_prompt_off(client, server, tmp_path):
+    with pytest.raises(mc.DeadlineExceeded, match="0.5 s"):
+        client.generate(request(duration=None, steps=20, seed=6), tmp_path / "a.mp4", timeout=0.5)
+    queue = server.get("/queue")
+    assert not queue["queue_running"] and not queue["queue_pending"]
+    assert not (tmp_path / "a.mp4").exists()
+    assert Probe(client.generate(request(seed=7), tmp_path / "next.mp4")).count == 12
+
+
+def test_an_interrupt_from_outside_is_told_and_the_next_request_begins_anew(client, server, tmp_path):
+    asked = request(duration=None, steps=20, seed=8)
+    failed = []
+
+    def ask():
+        try:
+            client.generate(asked, tmp_path / "a.mp4", job="mine")
+        except mc.Interrupted as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while id_of("mine") not in [item[1] for item in server.get("/queue")["queue_running"]]:
+        time.sleep(0.05)
+    while asking.is_alive():
+        server.interrupt(id_of("mine"))
+        asking.join(0.2)
+    assert failed and failed[0].code == "interrupted"
+    assert Probe(client.generate(request(seed=9), tmp_path / "a.mp4", job="mine")).count == 12, "a failure is not kept as the result"
+
+
+def test_what_comfyui_refuses_is_told(client, tmp_path):
+    asked = request(width=16 * 200, steps=1)
+    template = mc.Template.load("demo_long_talk")
+    broken = {number: node | {"inputs": node["inputs"] | {"sampler_name": "none such"}} if "Long" in node["class_type"] else node
+              for number, node in template.graph.items()}  # fmt: skip
+    with pytest.raises(mc.Refused, match="sampler_name") as refused:
+        client.generate(asked, tmp_path / "a.mp4", mc.Template("broken", broken))
+    assert refused.value.code == "prompt_refused" and refused.value.details["node_errors"]
+    with pytest.raises(mc.BadRequest, match="cannot be read"):
+        client.generate(request(image=tmp_path / "none.png"), tmp_path / "a.mp4")
+
+
+def test_nobody_there_is_told(tmp_path):
+    with mc.Client("http://127.0.0.1:9", patience=0.5) as client, pytest.raises(mc.Unreachable, match="Is it running"):
+        client.generate(request(), tmp_path / "a.mp4")
+
+
+def test_many_requests_at_once(server, tmp_path):
+    async def all_of_them():
+        async with mc.AsyncClient(server.url) as client:
+            asked = [client.generate(request(seed=20 + number), tmp_path / f"{number}.mp4") for number in range(3)]
+            return await asyncio.gather(*asked)
+
+    assert len({file.read_bytes() for file in asyncio.run(all_of_them())}) == 3
+
+
+def test_the_command(server, tmp_path, capsys):
+    words = ["generate", "--server", server.url, "--image", FACE, "--audio", VOICES[0], "--out", tmp_path / "a.mp4"]
+    words += ["--duration", 0.5, "--steps", 1, "--seed", 30]
+    assert main([str(word) for word in words]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "a.mp4") and Probe(tmp_path / "a.mp4").count == 12
+    assert main([str(word) for word in words[:5] + ["--audio", tmp_path / "none.wav", "--out", tmp_path / "b.mp4"]]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as wrong:
+        main([str(word) for word in [*words, "--width", 100]])
+    assert wrong.value.code == 2 and "--width" in capsys.readouterr().err
+
+
+def test_ctrl_c_calls_the_prompt_off(server, tmp_path):
+    words = ["generate", "--server", server.url, "--image", FACE, "--audio", VOICES[0], "--out", tmp_path / "a.mp4", "--steps", 20]
+    command = [sys.executable, "-m", "multitalk_client", *map(str, words)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        while not server.get("/queue")["queue_running"]:
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130 and "called off" in running.stderr.read()
+    assert not server.get("/queue")["queue_running"] and not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.slow
+def test_a_comfyui_that_dies_and_comes_back_finishes_the_request(comfy, tmp_path):
+    """Killed while it samples: the client queues the prompt again, and the job goes on."""
+    base, failed = tmp_path / "base", []
+    with tools.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT, base=base) as first:
+        port, client = first.port, mc.Client(first.url, patience=120)
+
+        def ask():
+            try:
+                with client:
+                    client.generate(request(duration=None, steps=2, seed=40), tmp_path / "a.mp4", timeout=300)
+            except mc.ClientError as error:
+                failed.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not first.get("/queue")["queue_running"]:
+            time.sleep(0.05)
+        first.process.kill()
+        first.process.wait()
+    with tools.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT, base=base, port=port):
+        asking.join(300)
+    assert not failed and Probe(tmp_path / "a.mp4").shows_something()
