@@ -18,7 +18,7 @@ from .errors import (
     Refused,
     Unreachable,
 )
-from .queue import Output, Progress
+from .queue import Output, Progress, id_of
 from .request import Request, Voice
 from .sync import Client
 from .templates import Template, templates
@@ -40,5 +40,6 @@ __all__ = [
     "Template",
     "Unreachable",
     "Voice",
+    "id_of",
     "templates",
 ]

@@ -22,6 +22,7 @@ from .templates import DEFAULT, Template, templates
 FIELDS = ("image", "video", "layout", "duration", "prompt", "negative_prompt", "width", "height")
 FIELDS += ("frames", "seed", "steps", "shift", "text_scale", "audio_scale", "family")
 BAR = 30  # characters
+BETWEEN = 10.0  # seconds between lines where there is no terminal
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--server", default=os.environ.get("COMFYUI_URL", SERVER), help="ComfyUI's address (default: %(default)s, or COMFYUI_URL)"
     )
     make.add_argument("--header", action="append", default=[], metavar="NAME: VALUE", help="sent along, such as 'Authorization: Bearer …'")
+    make.add_argument("--job", help="a name; asking again under it waits for the same video (default: the request itself)")
     make.add_argument("--timeout", type=float, default=3600.0, help="seconds for everything (default: %(default)g)")
     make.add_argument("--quiet", action="store_true", help="no progress")
     for name in FIELDS:
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         request, template = request_of(options), Template.load(options.template)
         headers = {name.strip(): value.strip() for name, value in (header.split(":", 1) for header in options.header)}
         with Client(options.server, headers) as client:
-            made = client.generate(request, options.out, template, timeout=options.timeout, progress=bar)
+            made = client.generate(request, options.out, template, job=options.job, timeout=options.timeout, progress=bar)
     except ClientError as error:
         bar.end()
         print(f"multitalk_client: {error}", file=sys.stderr)
@@ -95,11 +97,11 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 class Bar:
-    """Progress in one line, where there is a terminal; a line a change of node where there is none."""
+    """Progress in one line where there is a terminal, else a line now and then."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._live = quiet, sys.stderr.isatty()
-        self._began, self._text, self._last = time.monotonic(), "", ""
+        self._began, self._printed, self._text, self._last = time.monotonic(), 0.0, "", ""
 
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
@@ -110,7 +112,8 @@ class Bar:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
-        elif progress.state != "running" and line != self._last:
+        elif time.monotonic() - self._printed > BETWEEN:
+            self._printed = time.monotonic()
             print(line, file=sys.stderr, flush=True)
         self._last = line
 

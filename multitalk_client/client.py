@@ -6,8 +6,9 @@ Progress comes from the websocket, the truth from /history: a socket that is cut
 from __future__ import annotations
 
 import asyncio
+import copy
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +16,16 @@ from typing import Any
 
 import aiohttp
 
-from .comfy import CANCEL_LIMIT, Comfy, Result, decoded
-from .errors import ClientError, DeadlineExceeded, Forgotten, Interrupted, Refused
-from .queue import Output, Progress, id_of, outputs_of, progress_of, video_of
+from .comfy import CANCEL_LIMIT, Comfy, Result, place_for
+from .errors import BadRequest, ClientError, DeadlineExceeded, Forgotten, Interrupted, Refused
+from .queue import PREFIX, Output, Progress, id_of, is_same, is_success, outputs_of, progress_of, says_that_something_ended, video_of
 from .request import Request
 from .templates import DEFAULT, Prompt, Template
 
-POLL = 2.0  # seconds between looks at the history while no message comes
+POLL, LEAST_POLL = 2.0, 0.2  # seconds between looks at the history: while no message comes, and at least
 RESTARTS = 3  # times that a prompt is queued again because ComfyUI was started anew
-HEARTBEAT = 20.0  # seconds between pings of the websocket
+HEARTBEAT = 10.0  # seconds between pings of the websocket; an answer has half of that
+SILENT_DEATH = 1.5 * HEARTBEAT + 1  # seconds after which a ComfyUI that went without a word has been noticed
 PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before the websocket is opened again
 
 Told = Callable[[Progress], None]
@@ -31,14 +33,38 @@ Told = Callable[[Progress], None]
 
 @dataclass
 class _Watch:
-    """What the websocket has seen."""
+    """One prompt that is waited for: what the websocket has seen, and whom progress is told."""
 
-    wake: asyncio.Event = field(default_factory=asyncio.Event)  # something has changed
-    cut: bool = False  # it was closed, or never opened: ComfyUI may have been started anew
+    number: str
+    told: list[Told]
+    listener: str = field(default_factory=lambda: uuid.uuid4().hex)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)  # something has ended
+    open: bool = False  # the socket is
+    cut: asyncio.Event = field(default_factory=asyncio.Event)  # it was not, at some time since the prompt was last seen
+    state: str = ""  # what the last look said
+    ours: bool = False  # we queued it
+
+    def tell(self, progress: Progress) -> None:
+        """Callbacks run by themselves: asyncio logs what goes wrong in them, and the video goes on."""
+        for told in self.told:
+            asyncio.get_running_loop().call_soon(told, progress)
+
+
+@dataclass
+class _Shared:
+    """A prompt that several callers of one client wait for."""
+
+    task: asyncio.Task[list[Output]]
+    watch: _Watch
+    callers: int = 0
 
 
 class AsyncClient(Comfy):
-    """What makes videos with a ComfyUI."""
+    """What makes videos with a ComfyUI. Its methods may run at the same time."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._shared: dict[str, _Shared] = {}
 
     async def generate(
         self,
@@ -54,16 +80,21 @@ class AsyncClient(Comfy):
 
         Args:
             job: a name of the caller's; asking again under it, by whomever, waits for the same video. Without one, the request is the name.
-            timeout: seconds for everything. When they are up, the prompt is cancelled.
+            timeout: seconds. When they are up, the prompt is called off, which may take a quarter of a minute more.
+            progress: called in the event loop's thread, with every word of progress.
         Raises:
             ClientError: its subclasses say what; see `errors`.
         """
         template = template if isinstance(template, Template) else Template.load(template)
+        out = place_for(out)
 
         async def work() -> Path:
-            names = {file: await self.upload(file) for file in _files_of(request)}
-            graph = template.fill(request, names)
-            output = await self._video(graph, id_of(job) if job else id_of(graph), progress)
+            graph = template.fill(request, await self._uploaded(request))
+            number = id_of(job) if job else id_of(graph)
+            output, fresh = await self._video(graph, number, 1, request, progress)
+            if not fresh and await self.size_of(output) is None:  # ComfyUI remembers a file that somebody has removed
+                await self.forget(number)
+                output, _ = await self._video(graph, number, 2, request, progress)
             return await self.download(output, out)
 
         return await _within(timeout, work())
@@ -71,104 +102,178 @@ class AsyncClient(Comfy):
     async def run(
         self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: Told | None = None
     ) -> list[Output]:
-        """Queues a prompt and waits until it has ended; the files it saved. Cancels it if the time is up, or the caller is cancelled."""
-        return await _within(timeout, self._run(prompt, prompt_id or id_of(prompt), progress))
+        """Queues a prompt and waits until it has ended; the files it saved.
 
-    async def _video(self, graph: Prompt, number: str, progress: Told | None) -> Output:
-        """The video of a prompt, made again if ComfyUI remembers a file that somebody has removed."""
-        output = video_of(await self._run(graph, number, progress))
-        if await self.exists(output):
-            return output
-        await self.forget_results()
-        await self.forget(number)
-        return video_of(await self._run(graph, number, progress))
+        Args:
+            prompt_id: a UUID; without one, the prompt is its own name.
+        """
+        number = _uuid(prompt_id) if prompt_id else id_of(prompt)
+        outputs, _ = await _within(timeout, self._run(prompt, number, None, progress))
+        return outputs
 
-    async def _run(self, prompt: Prompt, number: str, progress: Told | None) -> list[Output]:
-        tell = progress or (lambda _: None)
-        watch, listener = _Watch(), uuid.uuid4().hex
-        listening = asyncio.create_task(self._listen(listener, number, tell, watch))
+    async def _uploaded(self, request: Request) -> dict[Path, str]:
+        return {file: await self.upload(file) for file in request.files}
+
+    async def _video(self, graph: Prompt, number: str, attempt: int, request: Request, progress: Told | None) -> tuple[Output, bool]:
+        """A prompt's video, and whether it was made just now. Every prompt's files have a name of their own."""
+
+        async def again() -> None:
+            await self._uploaded(request)
+
+        outputs, fresh = await self._run(_named(graph, number, attempt), number, again, progress)
+        return video_of(outputs), fresh
+
+    async def _run(
+        self, prompt: Prompt, number: str, again: Callable[[], Awaitable[None]] | None, progress: Told | None
+    ) -> tuple[list[Output], bool]:
+        """What a prompt saved, and whether it ran for us. Callers of one client share a prompt; the last to give up calls it off."""
+        shared = self._shared.get(number)
+        if shared is None:
+            watch = _Watch(number, [])
+            shared = self._shared[number] = _Shared(asyncio.create_task(self._follow(prompt, watch, again)), watch)
+        shared.callers += 1
+        told = [progress] if progress else []
+        shared.watch.told += told
         try:
-            await self._submit(prompt, number, listener)
-            return outputs_of(await self._ended(prompt, number, listener, tell, watch))
+            return await asyncio.shield(shared.task), shared.watch.ours
+        finally:
+            shared.callers -= 1
+            for one in told:
+                shared.watch.told.remove(one)
+            if not shared.callers:
+                self._shared.pop(number, None)
+                shared.task.cancel()
+                await asyncio.wait({shared.task})
+
+    async def _follow(self, prompt: Prompt, watch: _Watch, again: Callable[[], Awaitable[None]] | None) -> list[Output]:
+        listening = asyncio.create_task(self._listen(watch))
+        try:
+            await self._submit(prompt, watch)
+            return outputs_of(await self._ended(prompt, watch, again))
         except asyncio.CancelledError:
-            with suppress(ClientError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.cancel(number), CANCEL_LIMIT)
+            if watch.ours:
+                with suppress(ClientError, asyncio.TimeoutError):
+                    await asyncio.wait_for(self.cancel(watch.number), CANCEL_LIMIT)
             raise
         finally:
             listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+            await asyncio.wait({listening})
 
-    async def _submit(self, prompt: Prompt, number: str, listener: str) -> None:
+    async def _submit(self, prompt: Prompt, watch: _Watch) -> None:
         """Queues a prompt, unless it is there already: an answer may have been lost, or somebody else asked for the same."""
 
         async def submit() -> None:
-            state, found = await self.look(number)
-            if state == "ended" and (found.get("status") or {}).get("status_str") != "success":
-                await self.forget(number)  # a failure is no result: once more
+            state, found = await self.look(watch.number)
+            if state == "ended" and not is_success(found):
+                await self.forget(watch.number)  # a failure is no result: once more
             elif state != "unknown":
+                item = found.get("prompt") if state == "ended" else found[0] if state == "waiting" else found
+                if not is_same(prompt, item):
+                    raise BadRequest("Under this job's name something else was asked for before. Take another name.")
                 return
-            content = {"prompt": prompt, "prompt_id": number, "client_id": listener}
+            watch.ours = True  # also if the answer is lost
+            content = {"prompt": prompt, "prompt_id": watch.number, "client_id": watch.listener}
             async with self.open("POST", "/prompt", json=content) as response:
-                answer = await decoded("/prompt", response, allowed=(200, 400))
+                answer = await self.decoded("/prompt", response, allowed=(200, 400))
                 refused = response.status != 200
             if refused or answer.get("node_errors"):
                 if not refused:  # the outputs that it did accept
-                    await self.cancel(number)
+                    await self.cancel(watch.number)
                 error = answer.get("error") or {}
                 raise Refused(error if isinstance(error, dict) else {"message": error}, answer.get("node_errors") or {})
 
         await self.patiently(submit)
 
-    async def _ended(self, prompt: Prompt, number: str, listener: str, tell: Told, watch: _Watch) -> Mapping[str, Any]:
+    async def _ended(self, prompt: Prompt, watch: _Watch, again: Callable[[], Awaitable[None]] | None) -> Mapping[str, Any]:
         """The history's entry of a prompt, once there is one."""
         restarts = 0
         while True:
-            state, found = await self.patiently(lambda: self.look(number))
+            watch.wake.clear()
+            state, found = await self.patiently(lambda: self.look(watch.number))
             if state == "ended":
                 return found
-            if state == "unknown" and not watch.cut:
-                raise Interrupted("Somebody took the prompt out of ComfyUI's queue.")
             if state == "unknown":
-                watch.cut, restarts = False, restarts + 1
+                if not await _set_within(watch.cut, SILENT_DEATH):
+                    raise Interrupted("Somebody took the prompt out of ComfyUI's queue.")
+                restarts += 1
                 if restarts > RESTARTS:
-                    raise Forgotten(f"ComfyUI was started anew {restarts} times while the prompt ran. Its log says why; then ask again.")
-                await self._submit(prompt, number, listener)
-            if state == "waiting":
-                tell(Progress("waiting", ahead=found))
-            watch.wake.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(watch.wake.wait(), POLL)
+                    raise Forgotten(f"ComfyUI forgot the prompt {restarts} times: it was started anew. Its log says why; then ask again.")
+                if again:
+                    await again()
+                await self._submit(prompt, watch)
+            elif state == "waiting":
+                watch.tell(Progress("waiting", ahead=found[1]))
+            elif watch.state != "running":
+                watch.tell(Progress("running"))
+            if state != "unknown" and watch.open:
+                watch.cut.clear()
+            watch.state = state
+            await asyncio.sleep(LEAST_POLL)
+            await _set_within(watch.wake, POLL)
 
-    async def _listen(self, listener: str, number: str, tell: Told, watch: _Watch) -> None:
+    async def _listen(self, watch: _Watch) -> None:
         """Passes progress on, and wakes whoever waits when something ends. Connects again for as long as it is let."""
         pause = PAUSE
         while True:
-            with suppress(aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+            with suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
                 async with self.session.ws_connect(
-                    f"{self.server}/ws", params={"clientId": listener}, heartbeat=HEARTBEAT, max_msg_size=0
+                    f"{self.server}/ws", params={"clientId": watch.listener}, headers=self.headers, heartbeat=HEARTBEAT, max_msg_size=0
                 ) as socket:
-                    pause = PAUSE
+                    watch.open = True
                     async for message in socket:
-                        if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                            continue
-                        if told := progress_of(message.data, number):
-                            tell(told)
-                        else:
-                            watch.wake.set()
-            watch.cut = True
-            tell(Progress("reconnecting"))
+                        if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                            self._hear(message.data, watch)
+                            pause = PAUSE
+            if watch.open or not watch.cut.is_set():
+                watch.tell(Progress("reconnecting"))
+            watch.open, watch.state = False, ""
+            watch.cut.set()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _hear(self, message: str | bytes, watch: _Watch) -> None:
+        progress = progress_of(message, watch.number)
+        if progress and (watch.state == "running" or not progress.text):  # texts do not say whose they are
+            watch.tell(progress)
+        if says_that_something_ended(message):
+            watch.wake.set()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether an event is set, or will be within so many seconds. Unlike wait_for, never swallows that we are cancelled."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=seconds)
+    finally:
+        waiting.cancel()
+    return event.is_set()
+
 
 async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError as error:
-        raise DeadlineExceeded(f"The video was not finished after {seconds:g} s, so it was called off. Give it more time.") from error
+        await asyncio.wait({task}, timeout=seconds)
+        if task.done():
+            return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    raise DeadlineExceeded(f"The video was not finished after {seconds:g} s, so it was called off. Give it more time.")
 
 
-def _files_of(request: Request) -> list[Path]:
-    pictures = [file for file in (request.image, request.video) if file]
-    return [*pictures, *dict.fromkeys(voice.audio for voice in request.audio)]
+def _named(graph: Prompt, number: str, attempt: int) -> Prompt:
+    """The same graph, whose files nobody else's can be taken for: ComfyUI uses a number again once a file is gone."""
+    graph = copy.deepcopy(graph)
+    mark = number.replace("-", "")[:12] + ("" if attempt == 1 else f"_{attempt}")
+    for node in graph.values():
+        if isinstance(node["inputs"].get(PREFIX), str):
+            node["inputs"][PREFIX] += f"_{mark}"
+    return graph
+
+
+def _uuid(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError as error:
+        raise BadRequest(f"'{text}' is no UUID, which is what ComfyUI takes as a prompt's id; id_of(…) makes one of any name.") from error

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 from typing_extensions import Self
 
 from .errors import BadRequest, ClientError, NoVideo, Unreachable
@@ -23,7 +24,7 @@ SUBFOLDER = "multitalk_client"  # of ComfyUI's input folder
 PATIENCE = 60.0  # seconds that ComfyUI may be gone; it starts in 15 to 40
 CANCEL_LIMIT = 15.0  # seconds that an interrupted node gets to stop
 CONNECT, SILENCE = 10.0, 60.0  # seconds for a connection, and for the next bytes of an answer
-BUSY = (502, 503, 504)  # what a proxy says while ComfyUI is not there
+BUSY = {429, 502, 503, 504, *range(520, 531)}  # what a proxy or a tunnel says while ComfyUI is not there
 BLOCK = 2**20  # bytes of a file at a time
 
 Result = TypeVar("Result")
@@ -33,27 +34,44 @@ class Comfy:
     """A connection to one ComfyUI, from `async with` to the end of its block.
 
     Args:
-        server: its address.
+        server: its address; http:// where it does not say.
         headers: sent with every request, such as a proxy's Authorization.
-        patience: seconds for which ComfyUI may be gone before a request gives up.
+        patience: seconds without a sign of life after which a request gives up.
+        session: the caller's own, for what else a connection may need: certificates, proxies, cookies. It stays open.
+    Raises:
+        BadRequest: that is no address.
     """
 
-    def __init__(self, server: str = SERVER, headers: Mapping[str, str] | None = None, patience: float = PATIENCE) -> None:
-        self.server, self.patience = server.rstrip("/"), patience
+    def __init__(
+        self,
+        server: str = SERVER,
+        headers: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self.server = (server if "://" in server else f"http://{server}").rstrip("/")
+        parts = urlsplit(self.server)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadRequest(f"'{server}' is no address of a ComfyUI; write it like {SERVER}.")
+        self._told = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # a password stays out of messages
+        self.patience = patience
         self._headers = dict(headers or {})
-        self._session: aiohttp.ClientSession | None = None
+        self._given, self._own = session, None
+        self._heard = 0.0  # when something last came
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        if self._given is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+            # every prompt that is waited for has a websocket of its own
+            self._own = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session:
-            await self._session.close()
+        if self._own:
+            await self._own.close()
 
     async def upload(self, file: Path | str) -> str:
-        """Sends a file to ComfyUI's input folder; returns what its loader nodes call it. The same bytes have the same name.
+        """Sends a file to ComfyUI's input folder, unless it is there; returns what loader nodes call it. The same bytes have the same name.
 
         Raises:
             BadRequest: there is no such file.
@@ -61,63 +79,85 @@ class Comfy:
         file = Path(file)
         try:
             digest = await asyncio.to_thread(_digest, file)
+            size = file.stat().st_size
         except OSError as error:
             raise BadRequest(f"'{file}' cannot be read: {error.strerror or error}") from error
         name = digest[:24] + file.suffix.lower()
+        if await self.size_of(Output("", name, SUBFOLDER, "input")) == size:  # somebody may be reading it just now
+            return f"{SUBFOLDER}/{name}"
 
         def form() -> aiohttp.FormData:
-            data = aiohttp.FormData({"subfolder": SUBFOLDER, "type": "input", "overwrite": "true"})
+            data = aiohttp.FormData({"subfolder": SUBFOLDER, "type": "input"})
             # any file is called an image; aiohttp closes it
             data.add_field("image", file.open("rb"), filename=name, content_type="application/octet-stream")
             return data
 
         answer = await self.ask("POST", "/upload/image", form)
-        return f"{answer['subfolder']}/{answer['name']}" if answer.get("subfolder") else answer["name"]
+        try:
+            return f"{answer['subfolder']}/{answer['name']}" if answer.get("subfolder") else answer["name"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._no_comfyui("/upload/image") from error
 
     async def download(self, output: Output, out: Path | str) -> Path:
         """Writes a prompt's file to `out`, whole or not at all.
 
         Raises:
             NoVideo: ComfyUI no longer has it.
+            BadRequest: it cannot be written there.
         """
-        out = Path(out)
-        partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
-        where = {"filename": output.filename, "subfolder": output.subfolder, "type": output.type}
+        out = place_for(out)
+        partial = out.with_name(f".{uuid.uuid4().hex}.part")
 
         async def fetch() -> None:
-            async with self.open("GET", "/view", params=where) as response:
+            async with self.open("GET", "/view", params=_where(output)) as response:
                 if response.status == 404:
                     raise NoVideo(f"'{output.filename}' is no longer in ComfyUI's {output.type} folder.")
-                await _expect_ok("/view", response)
+                await self.expect("/view", response)
                 with partial.open("wb") as stream:
                     async for block in response.content.iter_chunked(BLOCK):
+                        self._heard = time.monotonic()
                         stream.write(block)
 
-        out.parent.mkdir(parents=True, exist_ok=True)
         try:
             await self.patiently(fetch)
             os.replace(partial, out)
+        except OSError as error:
+            raise BadRequest(f"'{out}' cannot be written: {error.strerror or error}") from error
         finally:
             partial.unlink(missing_ok=True)
         return out
 
-    async def exists(self, output: Output) -> bool:
-        where = {"filename": output.filename, "subfolder": output.subfolder, "type": output.type}
+    async def size_of(self, output: Output) -> int | None:
+        """Bytes of a file that ComfyUI has; None if it does not have it, −1 if it does not say."""
 
-        async def look() -> bool:
-            async with self.open("HEAD", "/view", params=where) as response:
-                return response.status == 200
+        async def look() -> int | None:
+            async with self.open("HEAD", "/view", params=_where(output)) as response:
+                if response.status in (404, 405):
+                    return None if response.status == 404 else -1
+                await self.expect("/view", response)
+                return -1 if response.content_length is None else response.content_length
 
         return await self.patiently(look)
 
-    async def cancel(self, prompt_id: str) -> None:
-        """Takes a prompt out of the queue, or interrupts it and gives it a moment to stop.
+    async def cancel(self, prompt_id: str) -> bool:
+        """Takes a prompt out of the queue, or interrupts it; whether it has stopped after a moment.
 
         The interrupt is repeated: ComfyUI forgets one that comes just before a prompt's first node.
         """
-        await self.ask("POST", "/queue", {"delete": [prompt_id]})
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._interrupt(prompt_id), CANCEL_LIMIT)
+        until = time.monotonic() + CANCEL_LIMIT
+        while True:
+            queue = await self._queue(self.ask)
+            waiting = any(item[1] == prompt_id for item in queue["queue_pending"])
+            running = any(item[1] == prompt_id for item in queue["queue_running"])
+            if not waiting and not running:
+                return True
+            if time.monotonic() > until:
+                return False
+            if waiting:
+                await self.ask("POST", "/queue", {"delete": [prompt_id]})
+            if running:
+                await self.ask("POST", "/interrupt", {"prompt_id": prompt_id})
+            await asyncio.sleep(0.2)
 
     async def object_info(self, node: str | None = None) -> dict[str, Any]:
         """What nodes there are, and what their inputs are: of all, or of one."""
@@ -128,79 +168,124 @@ class Comfy:
         return await self.ask("GET", "/system_stats")
 
     async def look(self, number: str) -> tuple[str, Any]:
-        """("ended", entry), ("running", None), ("waiting", prompts ahead) or ("unknown", None)."""
+        """("ended", entry of the history), ("running", item), ("waiting", (item, prompts ahead)) or ("unknown", None)."""
         for _ in range(2):  # between two questions it may have ended
             history = await self.once("GET", f"/history/{number}")
             if number in history:
                 return "ended", history[number]
-            queue = await self.once("GET", "/queue")
-            if any(item[1] == number for item in queue["queue_running"]):
-                return "running", None
-            waiting = sorted(queue["queue_pending"], key=lambda item: item[0])
-            for place, item in enumerate(waiting):
+            queue = await self._queue(self.once)
+            for item in queue["queue_running"]:
                 if item[1] == number:
-                    return "waiting", place + len(queue["queue_running"])
+                    return "running", item
+            for place, item in enumerate(sorted(queue["queue_pending"], key=lambda item: item[0])):
+                if item[1] == number:
+                    return "waiting", (item, place + len(queue["queue_running"]))
         return "unknown", None
 
     async def forget(self, number: str) -> None:
-        await self.once("POST", "/history", {"delete": [number]})
+        """Takes a prompt out of the history."""
+        await self.ask("POST", "/history", {"delete": [number]})
 
-    async def forget_results(self) -> None:
-        """Makes ComfyUI run what it has run before; models stay loaded."""
-        await self.ask("POST", "/free", {"unload_models": False, "free_memory": True})
-
-    async def _interrupt(self, number: str) -> None:
-        while any(item[1] == number for item in (await self.ask("GET", "/queue"))["queue_running"]):
-            await self.ask("POST", "/interrupt", {"prompt_id": number})
-            await asyncio.sleep(0.2)
+    async def _queue(self, ask: Callable[[str, str], Coroutine[Any, Any, Any]]) -> Any:
+        queue = await ask("GET", "/queue")
+        if not {"queue_running", "queue_pending"} <= queue.keys():
+            raise self._no_comfyui("/queue")
+        return queue
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("The client is not open; use it in `async with AsyncClient(…) as client`.")
-        return self._session
+        session = self._given or self._own
+        if session is None:
+            raise RuntimeError("The client is not open; use it in a block: `async with AsyncClient(…) as client`, or `with Client(…)`.")
+        return session
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers
 
     def open(self, method: str, path: str, **more: Any) -> Any:
-        return self.session.request(method, self.server + path, **more)
+        """A request to ComfyUI. Redirects are not followed: they would turn a POST into a GET, and take the headers along."""
+        return self.session.request(method, self.server + path, headers=self._headers, allow_redirects=False, **more)
 
     async def once(self, method: str, path: str, content: Any = None) -> Any:
         more = {} if content is None else {"data": content()} if callable(content) else {"json": content}
         async with self.open(method, path, **more) as response:
-            return await decoded(path, response)
+            return await self.decoded(path, response)
 
     async def ask(self, method: str, path: str, content: Any = None) -> Any:
         return await self.patiently(lambda: self.once(method, path, content))
 
     async def patiently(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Again and again while ComfyUI does not answer, but not for ever."""
+        """Again and again while ComfyUI does not answer, until nothing has come for as long as patience lasts."""
+        began = time.monotonic()
 
         async def once() -> Result:
             try:
-                return await work()
+                result = await work()
+            except aiohttp.ClientSSLError as error:
+                raise ClientError(f"ComfyUI's certificate at {self._told} is not accepted: {error}") from error
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, asyncio.TimeoutError) as error:
-                raise Unreachable(f"ComfyUI at {self.server} does not answer ({error or type(error).__name__}). Is it running?") from error
+                raise Unreachable(f"ComfyUI at {self._told} does not answer ({error or type(error).__name__}). Is it running?") from error
+            except aiohttp.ClientError as error:
+                raise ClientError(f"ComfyUI at {self._told} cannot be asked: {error}") from error
+            self._heard = time.monotonic()
+            return result
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Unreachable),
-            wait=wait_random_exponential(multiplier=0.2, max=5.0),
-            stop=stop_after_delay(self.patience),
-            reraise=True,
-        )
-        return await retrying(once)
+        def given_up(_: RetryCallState) -> bool:
+            return time.monotonic() - max(began, self._heard) > self.patience
+
+        wait = wait_random_exponential(multiplier=0.2, max=5.0)
+        return await AsyncRetrying(retry=retry_if_exception_type(Unreachable), wait=wait, stop=given_up, reraise=True)(once)
+
+    async def decoded(self, path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,)) -> dict[str, Any]:
+        """A JSON answer; {} for an empty one."""
+        await self.expect(path, response, allowed)
+        text = await response.text()
+        if not text.strip():
+            return {}
+        try:
+            answer = await response.json()
+        except (aiohttp.ContentTypeError, ValueError) as error:
+            raise self._no_comfyui(path) from error
+        if not isinstance(answer, dict):
+            raise self._no_comfyui(path)
+        return answer
+
+    async def expect(self, path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,)) -> None:
+        """Raises what an answer's status means, unless it is allowed."""
+        if response.status in BUSY:
+            raise Unreachable(f"{self._told} answers {path} with HTTP status {response.status}. Is ComfyUI running behind it?")
+        if 300 <= response.status < 400:
+            place = urlsplit(response.headers.get("Location", ""))
+            raise ClientError(f"{self._told} sends us on to {place.scheme}://{place.hostname}; give ComfyUI's own address.")
+        if response.status not in allowed:
+            raise ClientError(f"ComfyUI answered {path} with HTTP status {response.status}: {(await response.text())[:300]}")
+
+    def _no_comfyui(self, path: str) -> ClientError:
+        return ClientError(f"What {self._told} answers to {path} is no answer of a ComfyUI. Is this its address?")
 
 
-async def decoded(path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,)) -> Any:
-    await _expect_ok(path, response, allowed)
-    if response.content_type != "application/json":
-        return {}
-    return await response.json()
+def place_for(out: Path | str) -> Path:
+    """A path that a file can be written to; makes its folder.
+
+    Raises:
+        BadRequest: it cannot.
+    """
+    out = Path(out)
+    trial = out.with_name(f".{uuid.uuid4().hex}.part") if out.name else out
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise BadRequest(f"'{out}' cannot be written: {error.strerror or error}") from error
+    return out
 
 
-async def _expect_ok(path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,)) -> None:
-    if response.status in BUSY:
-        raise Unreachable(f"ComfyUI's address answers {path} with HTTP status {response.status}. Is ComfyUI running behind it?")
-    if response.status not in allowed:
-        raise ClientError(f"ComfyUI answered {path} with HTTP status {response.status}: {(await response.text())[:300]}")
+def _where(output: Output) -> dict[str, str]:
+    return {"filename": output.filename, "subfolder": output.subfolder, "type": output.type}
 
 
 def _digest(file: Path) -> str:

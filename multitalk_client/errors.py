@@ -18,7 +18,7 @@ class ClientError(Exception):
 
 
 class BadRequest(ClientError):
-    """The request cannot be made into a prompt."""
+    """The request cannot be made into a prompt, or its result cannot be written."""
 
     code = "bad_request"
 
@@ -39,11 +39,14 @@ class Refused(ClientError):
     code = "prompt_refused"
 
     def __init__(self, error: Mapping[str, Any], node_errors: Mapping[str, Any]) -> None:
-        lines = [f"ComfyUI refused the prompt: {_told(error)}" if error else "ComfyUI refused parts of the prompt"]
-        for node, told in node_errors.items():
+        super().__init__(error, node_errors)
+        self.error, self.node_errors = error, dict(node_errors)
+
+    def __str__(self) -> str:
+        lines = [f"ComfyUI refused the prompt: {_told(self.error)}" if self.error else "ComfyUI refused parts of the prompt"]
+        for node, told in self.node_errors.items():
             lines += [f"  node {node} ({told.get('class_type', '?')}): {_told(reason)}" for reason in told.get("errors", ())]
-        super().__init__("\n".join(lines))
-        self.node_errors = dict(node_errors)
+        return "\n".join(lines)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -53,15 +56,18 @@ class Refused(ClientError):
 class NodeFailed(ClientError):
     """A node raised an exception while the prompt ran."""
 
+    code = "node_failed"
+
     def __init__(self, message: Mapping[str, Any]) -> None:
+        super().__init__(message)
         self.node, self.node_type = str(message.get("node_id")), str(message.get("node_type"))
         self.exception = str(message.get("exception_type"))
         self.told = str(message.get("exception_message", "")).strip()
-        super().__init__(f"{self.node_type} (node {self.node}) failed: {self.told}")
+        if "OutOfMemory" in self.exception or self.exception == "MemoryError" or "out of memory" in self.told.lower():
+            self.code = "out_of_memory"
 
-    @property
-    def code(self) -> str:  # type: ignore[override]
-        return "out_of_memory" if "OutOfMemory" in self.exception else "node_failed"
+    def __str__(self) -> str:
+        return f"{self.node_type} (node {self.node}) failed: {self.told}"
 
     @property
     def details(self) -> dict[str, Any]:

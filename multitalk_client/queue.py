@@ -13,6 +13,7 @@ from .errors import Interrupted, NodeFailed, NoVideo
 NAMESPACE = uuid.UUID("6b0f6d3e-3c0e-5f0b-9a52-0c9d1a6f5a11")  # ours, so that our ids are nobody else's
 FILES = ("images", "video", "gifs", "audio")  # where nodes list the files they saved; SaveVideo says "images"
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
+PREFIX = "filename_prefix"  # the input by which nodes name their files
 TEXT = 3  # number of a binary message that holds a node's text
 
 State = Literal["waiting", "running", "reconnecting"]
@@ -52,6 +53,24 @@ def id_of(*names: Any) -> str:
     return str(uuid.uuid5(NAMESPACE, json.dumps(names, sort_keys=True)))
 
 
+def is_success(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of the history is that of a prompt that ended well."""
+    return (entry.get("status") or {}).get("status_str") == "success"
+
+
+def is_same(prompt: Mapping[str, Any], item: Any) -> bool:
+    """Whether ComfyUI's item of a queue or a history is this prompt: the same nodes and inputs, whatever their files are called."""
+    there = item[2] if isinstance(item, (list, tuple)) and len(item) > 2 and isinstance(item[2], Mapping) else {}
+    return _essence(prompt) == _essence(there)
+
+
+def _essence(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        number: (node.get("class_type"), {name: value for name, value in node.get("inputs", {}).items() if name != PREFIX})
+        for number, node in prompt.items()
+    }
+
+
 def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
     """The files of a prompt that has ended, from its entry in the history.
 
@@ -66,7 +85,7 @@ def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
     if "execution_interrupted" in told:
         at = told["execution_interrupted"]
         raise Interrupted(f"Somebody interrupted the prompt, at {at.get('node_type')} (node {at.get('node_id')}).")
-    if status.get("status_str") != "success":
+    if not is_success(entry):
         raise Interrupted(f"The prompt ended without a result: {json.dumps(status)[:300]}")
     return [
         Output(node, file["filename"], file.get("subfolder", ""), file.get("type", "output"))
@@ -90,19 +109,37 @@ def video_of(outputs: Sequence[Output]) -> Output:
     return videos[-1]
 
 
+def event_of(message: str) -> tuple[str, Mapping[str, Any]]:
+    """Kind and content of a text message, ("", {}) if it is none of ComfyUI's: other packs may send what they like."""
+    try:
+        told = json.loads(message)
+    except ValueError:
+        return "", {}
+    kind, content = (told.get("type"), told.get("data")) if isinstance(told, Mapping) else ("", {})
+    return (kind, content) if isinstance(kind, str) and isinstance(content, Mapping) else ("", {})
+
+
 def progress_of(message: str | bytes, prompt: str) -> Progress | None:
-    """What a websocket message says of a prompt; None if it says nothing of it."""
+    """What a websocket message says of a running prompt; None if it says nothing of it."""
     if isinstance(message, bytes):
         return _text_of(message)
-    told = json.loads(message)
-    kind, data = told.get("type"), told.get("data") or {}
-    if data.get("prompt_id", prompt) != prompt:
+    kind, content = event_of(message)
+    if content.get("prompt_id", prompt) != prompt:
         return None
-    if kind == "executing" and data.get("node"):
-        return Progress("running", node=str(data["node"]))
-    if kind == "progress":
-        return Progress("running", node=str(data.get("node", "")), done=int(data["value"]), of=int(data["max"]))
+    if kind == "executing" and content.get("node"):
+        return Progress("running", node=str(content["node"]))
+    done, of = content.get("value"), content.get("max")
+    if kind == "progress" and isinstance(done, (int, float)) and isinstance(of, (int, float)):
+        return Progress("running", node=str(content.get("node", "")), done=int(done), of=int(of))
     return None
+
+
+def says_that_something_ended(message: str | bytes) -> bool:
+    """Whether it is worth a look at the queue and the history."""
+    if isinstance(message, bytes):
+        return False
+    kind, content = event_of(message)
+    return kind == "status" or (kind.startswith("execut") and not content.get("node"))
 
 
 def _text_of(message: bytes) -> Progress | None:

@@ -70,6 +70,8 @@ class Template:
     def fill(self, request: Request, names: Mapping[Path, str]) -> Prompt:
         """The template's graph with a request in it.
 
+        Where the request brings a picture, the template's boxes and masks go: they belong to another one.
+
         Args:
             names: what ComfyUI calls the request's files.
         Raises:
@@ -79,7 +81,7 @@ class Template:
         given = request.model_dump(exclude_none=True, exclude={"audio", "duration"})
         for field, value in given.items():
             value = names[value] if isinstance(value, Path) else value
-            places = self._text_of(graph, PROMPTS[field]) if field in PROMPTS else _inputs(graph, PLACES[field])
+            places = self._texts(graph, field) if field in PROMPTS else _inputs(graph, PLACES[field])
             if not places:
                 raise BadRequest(f"The template '{self.name}' has no place for {field}; leave it out, or take another template.")
             for inputs, name in places:
@@ -87,36 +89,46 @@ class Template:
         self._seat(graph, request, names)
         return graph
 
-    def _text_of(self, graph: Prompt, side: str) -> list[tuple[dict[str, Any], str]]:
+    def _texts(self, graph: Prompt, field: str) -> list[tuple[dict[str, Any], str]]:
         """Where the text is that a maker's conditioning is made of."""
-        links = [node["inputs"].get(side) for node in graph.values() if node["class_type"] in MAKERS]
-        encoders = [graph[link[0]] for link in links if is_link(link)]
-        return [(node["inputs"], "text") for node in encoders if "text" in node["inputs"]]
+        encoders = {node for node, told in graph.items() if "text" in told["inputs"]}
+        linked = {side: [node for node in _linked(graph, MAKERS, name) if node in encoders] for side, name in PROMPTS.items()}
+        if set(linked["prompt"]) & set(linked["negative_prompt"]):
+            raise BadRequest(f"In the template '{self.name}' one text is both prompt and negative prompt; give each its own text encoder.")
+        return [(graph[node]["inputs"], "text") for node in linked[field]]
 
     def _seat(self, graph: Prompt, request: Request, names: Mapping[Path, str]) -> None:
-        """A loader and a speaker for every voice, like the template's first ones, in place of those that it has."""
-        voices, loader, speaker = (self._first(graph, kind) for kind in (VOICES, LOADER, SPEAKER))
+        """A loader and a speaker for every voice in place of the template's, whose silent people stay."""
+        voices = next((node for node in graph.values() if node["class_type"] == VOICES), None)
+        if voices is None:
+            raise BadRequest(f"The template '{self.name}' has no node {VOICES}, so there is no place for voices.")
         before = _feeding(graph)
-        for name in [name for name in voices["inputs"] if name.startswith(SPEAKERS)]:
-            del voices["inputs"][name]
+        seats = sorted((name for name in voices["inputs"] if name.startswith(SPEAKERS)), key=lambda name: int(name[len(SPEAKERS) :]))
+        there = [graph[voices["inputs"].pop(name)[0]] for name in seats]
+        talking = [speaker for speaker in there if speaker["inputs"].get("role") != "silent"]
+        silent = [speaker for speaker in there if speaker["inputs"].get("role") == "silent"]
+        own_picture = request.image is not None or request.video is not None
         for number, voice in enumerate(request.audio):
-            audio, seat = f"voice_{number + 1}", f"speaker_{number + 1}"
-            heard = {**loader["inputs"], "audio": names[voice.audio]}
-            heard |= {} if request.duration is None else {"duration": request.duration}
-            box = "" if voice.box is None else ", ".join(f"{edge:g}" for edge in voice.box)
-            said = {**speaker["inputs"], "audio": [audio, 0], "box": box, "start": -1.0 if voice.start is None else voice.start}
-            graph[audio] = {"class_type": LOADER, "inputs": heard}
-            graph[seat] = {"class_type": SPEAKER, "inputs": said}
-            voices["inputs"][f"{SPEAKERS}{number}"] = [seat, 0]
+            like = talking[number]["inputs"] if number < len(talking) else {}
+            place = {} if own_picture or voice.box else {name: like[name] for name in ("box", "mask") if name in like}
+            box = {"box": ", ".join(f"{edge:g}" for edge in voice.box)} if voice.box else {}
+            heard = {"audio": names[voice.audio], "start": 0.0, "duration": request.duration or 0.0, "channel": "all"}
+            start = -1.0 if voice.start is None else voice.start
+            loader, speaker = f"voice_{number + 1}", f"speaker_{number + 1}"
+            if is_link(like.get("audio")) and graph.get(like["audio"][0], {}).get("class_type") == LOADER:
+                loader = like["audio"][0]  # what else listens to it goes on doing so
+            graph[loader] = {"class_type": LOADER, "inputs": heard}
+            graph[speaker] = {
+                "class_type": SPEAKER,
+                "inputs": {"box": "", "role": "speaks", **place, **box, "audio": [loader, 0], "start": start},
+            }
+            voices["inputs"][f"{SPEAKERS}{number}"] = [speaker, 0]
+        for number, speaker in enumerate(silent, start=len(request.audio)):
+            graph[f"silent_{number + 1}"] = speaker
+            voices["inputs"][f"{SPEAKERS}{number}"] = [f"silent_{number + 1}", 0]
         while left := (before & graph.keys()) - _feeding(graph):  # what only the template's own speakers were made of
             for number in left:
                 del graph[number]
-
-    def _first(self, graph: Prompt, kind: str) -> dict[str, Any]:
-        found = [node for node in graph.values() if node["class_type"] == kind]
-        if not found:
-            raise BadRequest(f"The template '{self.name}' has no node {kind}, so there is no place for voices.")
-        return found[0]
 
 
 def checked(graph: Any, what: str) -> Prompt:
@@ -129,6 +141,8 @@ def checked(graph: Any, what: str) -> Prompt:
         raise BadRequest(f"{what} is a workflow as the editor saves it. Export it from the editor by 'Export (API)'.")
     if not isinstance(graph, dict) or not graph or not all(_is_node(node) for node in graph.values()):
         raise BadRequest(f"{what} is no prompt in API format: an object of nodes, each with class_type and inputs, was expected.")
+    if missing := _feeding(graph) - graph.keys():
+        raise BadRequest(f"{what} has links to nodes that it does not have: {', '.join(sorted(missing))}.")
     return graph
 
 
@@ -142,6 +156,12 @@ def _is_node(node: Any) -> bool:
 
 def _inputs(graph: Prompt, places: tuple[tuple[str, str], ...]) -> list[tuple[dict[str, Any], str]]:
     return [(node["inputs"], name) for node in graph.values() for kind, name in places if node["class_type"] == kind]
+
+
+def _linked(graph: Prompt, kinds: tuple[str, ...], name: str) -> list[str]:
+    """The nodes that are linked to an input of such nodes."""
+    links = [node["inputs"].get(name) for node in graph.values() if node["class_type"] in kinds]
+    return [link[0] for link in links if is_link(link)]
 
 
 def _feeding(graph: Prompt) -> set[str]:

@@ -1,8 +1,11 @@
 """The client against a real ComfyUI: requests become videos, once each, and what goes wrong is told."""
 
 import asyncio
+import contextlib
+import http.server
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import pytest
 
 from multitalk_nodes import multitalk_client as mc
 from multitalk_nodes.multitalk_client.__main__ import main
-from multitalk_nodes.multitalk_client.queue import id_of, outputs_of, progress_of, video_of
+from multitalk_nodes.multitalk_client.queue import id_of, outputs_of, progress_of, says_that_something_ended, video_of
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe
 
 import multitalk_tools_server as tools  # isort: skip
@@ -48,6 +51,41 @@ def test_every_template_takes_a_request(template):
     ]
     assert [node["inputs"]["box"] for node in graph.values() if node["class_type"] == "MultiTalkSpeaker"] == ["1, 2, 30, 40", ""]
     assert not [node for node in graph.values() if node["class_type"] == "AudioConcat"], "what only the template's own voice was made of"
+
+
+def seats(graph):
+    """The speakers' inputs in the order of the voices, each with its loader's."""
+    (voices,) = (node for node in graph.values() if node["class_type"] == "MultiTalkWav2VecEmbeds")
+    links = [voices["inputs"][f"speakers.speaker_{number}"] for number in range(4) if f"speakers.speaker_{number}" in voices["inputs"]]
+    speakers = [graph[link[0]]["inputs"] for link in links]
+    return [(speaker, graph[speaker["audio"][0]]["inputs"] if "audio" in speaker else None) for speaker in speakers]
+
+
+def test_voices_inherit_nothing_but_places_of_the_same_picture():
+    template = mc.Template.load("demo_two_speakers")
+    names = {file: file.name for file in (*VOICES, TWO)}
+    boxes = [speaker["box"] for speaker, _ in seats(template.graph)]
+    assert all(boxes) and seats(template.graph)[0][1]["duration"], "the template's sample is cut, its faces have places"
+    same = template.fill(mc.Request(audio=VOICES), names)
+    assert [speaker["box"] for speaker, _ in seats(same)] == boxes
+    assert [loader["duration"] for _, loader in seats(same)] == [0.0, 0.0], "voices are as long as they are"
+    assert [speaker["box"] for speaker, _ in seats(template.fill(mc.Request(image=TWO, audio=VOICES), names))] == ["", ""]
+
+
+def test_a_templates_silent_people_stay():
+    graph = json.loads(json.dumps(mc.Template.load("demo_two_speakers").graph))
+    first = seats(graph)[0][0]
+    first |= {"role": "silent"}
+    filled = mc.Template("mine", graph).fill(mc.Request(audio=VOICES[0]), {VOICES[0]: "a.wav"})
+    (talks, loader), (listens, _) = seats(filled)
+    assert talks["role"] == "speaks" and loader["audio"] == "a.wav" and listens["role"] == "silent" and listens["box"] == first["box"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1])
+def test_numbers_are_numbers(value):
+    for wrong in ({"duration": value}, {"shift": value}, {"audio_scale": value}, {"audio": {"audio": "a.wav", "box": (0, 0, value, 9)}}):
+        with pytest.raises(ValueError, match="validation error"):
+            mc.Request(**{"audio": "a.wav"} | wrong)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +127,24 @@ def test_messages_are_told_apart():
     assert progress_of(json.dumps(step), "b") is None, "somebody else's"
 
 
+NOT_A_NUMBER = '{"type": "progress", "data": {"value": null, "max": 3}}'
+
+
+@pytest.mark.parametrize("odd", ["5", "{", '{"type": "x", "data": "hello"}', '{"type": 3}', NOT_A_NUMBER])
+def test_what_other_packs_send_is_nothing(odd):
+    assert progress_of(odd, "a") is None and not says_that_something_ended(odd)
+
+
+REFUSED = mc.Refused({"message": "no"}, {"3": {"class_type": "X", "errors": [{"message": "bad"}]}})
+FULL = mc.NodeFailed({"node_id": "3", "node_type": "X", "exception_message": "CUDA out of memory"})
+
+
+@pytest.mark.parametrize(("error", "code"), [(REFUSED, "prompt_refused"), (FULL, "out_of_memory")])
+def test_errors_travel_between_processes(error, code):
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.code, again.details) == (str(error), code, error.details)
+
+
 def test_only_files_that_were_saved_are_results():
     saved = {"images": [{"filename": "a.png", "type": "output"}], "text": ["x"]}
     kept = {"images": [{"filename": "b.MP4", "subfolder": "s", "type": "output"}, {"filename": "t.mp4", "type": "temp"}]}
@@ -121,11 +177,35 @@ def test_a_short_template_and_two_speakers(client, tmp_path):
     assert Probe(client.generate(asked, tmp_path / "a.mp4", "demo_one_speaker")).count == 9
 
 
-def test_a_file_that_was_removed_is_made_again(client, server, tmp_path):
+def test_a_file_that_was_removed_is_made_again_and_none_is_taken_for_it(client, server, tmp_path):
     made = client.generate(request(seed=5), tmp_path / "a.mp4")
     for file in (server.base / "output").rglob("*.mp4"):
         file.unlink()
-    assert client.generate(request(seed=5), tmp_path / "b.mp4").read_bytes() == made.read_bytes()
+    other = client.generate(request(seed=4), tmp_path / "other.mp4")  # ComfyUI would give it the number that is free again
+    for name in ("b.mp4", "c.mp4"):
+        assert client.generate(request(seed=5), tmp_path / name).read_bytes() == made.read_bytes() != other.read_bytes()
+
+
+def test_a_job_is_one_request(client, tmp_path):
+    client.generate(request(seed=5), tmp_path / "a.mp4", job="one")
+    with pytest.raises(mc.BadRequest, match="something else"):
+        client.generate(request(seed=4), tmp_path / "b.mp4", job="one")
+
+
+def test_a_broken_progress_bar_costs_no_video(client, tmp_path, caplog):
+    def broken(progress):
+        raise ValueError("no bar")
+
+    assert client.generate(request(seed=50), tmp_path / "a.mp4", progress=broken).exists() and "no bar" in caplog.text
+
+
+@pytest.mark.parametrize("out", [".", "a_file/a.mp4", "x" * 300])
+def test_a_place_that_cannot_be_written_is_told_before(client, tmp_path, out):
+    (tmp_path / "a_file").touch()
+    began = time.monotonic()
+    with pytest.raises(mc.BadRequest, match="cannot be written"):
+        client.generate(request(seed=51), tmp_path / out)
+    assert time.monotonic() - began < 1
 
 
 def test_a_deadline_calls_the_prompt_off(client, server, tmp_path):
@@ -150,6 +230,7 @@ def test_an_interrupt_from_outside_is_told_and_the_next_request_begins_anew(clie
     asking = threading.Thread(target=ask)
     asking.start()
     while id_of("mine") not in [item[1] for item in server.get("/queue")["queue_running"]]:
+        assert asking.is_alive()
         time.sleep(0.05)
     while asking.is_alive():
         server.interrupt(id_of("mine"))
@@ -175,13 +256,70 @@ def test_nobody_there_is_told(tmp_path):
         client.generate(request(), tmp_path / "a.mp4")
 
 
-def test_many_requests_at_once(server, tmp_path):
+def test_many_requests_at_once_and_equal_ones_are_one(server, tmp_path):
+    before = len(server.get("/history"))
+
     async def all_of_them():
         async with mc.AsyncClient(server.url) as client:
-            asked = [client.generate(request(seed=20 + number), tmp_path / f"{number}.mp4") for number in range(3)]
-            return await asyncio.gather(*asked)
+            asked = [client.generate(request(seed=20 + number % 2), tmp_path / f"{number}.mp4", timeout=120) for number in range(4)]
+            in_a_hurry = client.generate(request(seed=20), tmp_path / "hurry.mp4", timeout=0.5)
+            return await asyncio.gather(*asked, in_a_hurry, return_exceptions=True)
 
-    assert len({file.read_bytes() for file in asyncio.run(all_of_them())}) == 3
+    *made, hurry = asyncio.run(all_of_them())
+    assert isinstance(hurry, mc.DeadlineExceeded), "and the patient get their video"
+    assert [file.read_bytes() == made[0].read_bytes() for file in made] == [True, False, True, False]
+    assert len(server.get("/history")) == before + 2
+
+
+@contextlib.contextmanager
+def answering(status, body, headers):
+    """Something else than a ComfyUI at an address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_POST = do_HEAD = do_GET  # noqa: N815 - http.server's names
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{there.server_port}"  # http:// is what is meant
+        there.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "error", "said"),
+    [
+        (200, b"<html>Log in</html>", {"Content-Type": "text/html"}, mc.ClientError, "no answer of a ComfyUI"),
+        (200, b"[1]", {"Content-Type": "application/json"}, mc.ClientError, "no answer of a ComfyUI"),
+        (301, b"", {"Location": "https://elsewhere.example/x?token=secret"}, mc.ClientError, "https://elsewhere.example;"),
+        (401, b"who are you", {}, mc.ClientError, "status 401"),
+        (530, b"", {}, mc.Unreachable, "status 530"),
+    ],
+)
+def test_what_is_no_comfyui_is_told(tmp_path, status, body, headers, error, said):
+    with answering(status, body, headers) as address, mc.Client(f"http://me:hidden@{address}", patience=0.3) as client:
+        with pytest.raises(error, match=said) as told:
+            client.system_stats()
+        assert "secret" not in str(told.value) and "hidden" not in str(told.value)
+        with pytest.raises(mc.ClientError):
+            client.generate(request(), tmp_path / "a.mp4")
+
+
+def test_a_client_is_used_in_its_block(tmp_path):
+    with pytest.raises(mc.BadRequest, match="no address"):
+        mc.Client("ftp://x")
+    with pytest.raises(RuntimeError, match="with Client"):
+        mc.Client().system_stats()
 
 
 def test_the_command(server, tmp_path, capsys):
@@ -225,6 +363,7 @@ def test_a_comfyui_that_dies_and_comes_back_finishes_the_request(comfy, tmp_path
         asking = threading.Thread(target=ask)
         asking.start()
         while not first.get("/queue")["queue_running"]:
+            assert asking.is_alive(), failed
             time.sleep(0.05)
         first.process.kill()
         first.process.wait()
