@@ -51,6 +51,8 @@ def jobs(server):
 
 @pytest.fixture(scope="module")
 def inputs(server):
+    """The samples, and no jobs: other tests stopped some, which stay so that they can go on."""
+    shutil.rmtree(server.base / "output" / "multitalk_jobs", ignore_errors=True)
     for file in (*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")):
         server.upload(file)
 
