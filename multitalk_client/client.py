@@ -27,6 +27,7 @@ RESTARTS = 3  # times that a prompt is queued again because ComfyUI was started 
 HEARTBEAT = 10.0  # seconds between pings of the websocket; an answer has half of that
 SILENT_DEATH = 1.5 * HEARTBEAT + 1  # seconds after which a ComfyUI that went without a word has been noticed
 PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before the websocket is opened again
+ANOTHER = "Under this job's name something else was asked for before. Take another name."
 
 Told = Callable[[Progress], None]
 
@@ -54,6 +55,7 @@ class _Watch:
 class _Shared:
     """A prompt that several callers of one client wait for."""
 
+    prompt: Prompt
     task: asyncio.Task[list[Output]]
     watch: _Watch
     callers: int = 0
@@ -91,10 +93,10 @@ class AsyncClient(Comfy):
         async def work() -> Path:
             graph = template.fill(request, await self._uploaded(request))
             number = id_of(job) if job else id_of(graph)
-            output, fresh = await self._video(graph, number, 1, request, progress)
+            output, fresh = await self._video(_named(graph, number), number, request, progress)
             if not fresh and await self.size_of(output) is None:  # ComfyUI remembers a file that somebody has removed
                 await self.forget(number)
-                output, _ = await self._video(graph, number, 2, request, progress)
+                output, _ = await self._video(_named(graph, uuid.uuid4().hex), number, request, progress)  # nor runs what it remembers
             return await self.download(output, out)
 
         return await _within(timeout, work())
@@ -114,13 +116,13 @@ class AsyncClient(Comfy):
     async def _uploaded(self, request: Request) -> dict[Path, str]:
         return {file: await self.upload(file) for file in request.files}
 
-    async def _video(self, graph: Prompt, number: str, attempt: int, request: Request, progress: Told | None) -> tuple[Output, bool]:
-        """A prompt's video, and whether it was made just now. Every prompt's files have a name of their own."""
+    async def _video(self, graph: Prompt, number: str, request: Request, progress: Told | None) -> tuple[Output, bool]:
+        """A prompt's video, and whether it was made just now."""
 
         async def again() -> None:
             await self._uploaded(request)
 
-        outputs, fresh = await self._run(_named(graph, number, attempt), number, again, progress)
+        outputs, fresh = await self._run(graph, number, again, progress)
         return video_of(outputs), fresh
 
     async def _run(
@@ -130,7 +132,9 @@ class AsyncClient(Comfy):
         shared = self._shared.get(number)
         if shared is None:
             watch = _Watch(number, [])
-            shared = self._shared[number] = _Shared(asyncio.create_task(self._follow(prompt, watch, again)), watch)
+            shared = self._shared[number] = _Shared(prompt, asyncio.create_task(self._follow(prompt, watch, again)), watch)
+        elif not is_same(prompt, shared.prompt):
+            raise BadRequest(ANOTHER)
         shared.callers += 1
         told = [progress] if progress else []
         shared.watch.told += told
@@ -167,9 +171,9 @@ class AsyncClient(Comfy):
             if state == "ended" and not is_success(found):
                 await self.forget(watch.number)  # a failure is no result: once more
             elif state != "unknown":
-                item = found.get("prompt") if state == "ended" else found[0] if state == "waiting" else found
-                if not is_same(prompt, item):
-                    raise BadRequest("Under this job's name something else was asked for before. Take another name.")
+                item = found["prompt"] if state == "ended" else found[0] if state == "waiting" else found
+                if not is_same(prompt, item[2]):
+                    raise BadRequest(ANOTHER)
                 return
             watch.ours = True  # also if the answer is lost
             content = {"prompt": prompt, "prompt_id": watch.number, "client_id": watch.listener}
@@ -262,10 +266,10 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     raise DeadlineExceeded(f"The video was not finished after {seconds:g} s, so it was called off. Give it more time.")
 
 
-def _named(graph: Prompt, number: str, attempt: int) -> Prompt:
+def _named(graph: Prompt, mark: str) -> Prompt:
     """The same graph, whose files nobody else's can be taken for: ComfyUI uses a number again once a file is gone."""
     graph = copy.deepcopy(graph)
-    mark = number.replace("-", "")[:12] + ("" if attempt == 1 else f"_{attempt}")
+    mark = mark.replace("-", "")[:12]
     for node in graph.values():
         if isinstance(node["inputs"].get(PREFIX), str):
             node["inputs"][PREFIX] += f"_{mark}"

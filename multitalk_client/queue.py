@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,10 +59,9 @@ def is_success(entry: Mapping[str, Any]) -> bool:
     return (entry.get("status") or {}).get("status_str") == "success"
 
 
-def is_same(prompt: Mapping[str, Any], item: Any) -> bool:
-    """Whether ComfyUI's item of a queue or a history is this prompt: the same nodes and inputs, whatever their files are called."""
-    there = item[2] if isinstance(item, (list, tuple)) and len(item) > 2 and isinstance(item[2], Mapping) else {}
-    return _essence(prompt) == _essence(there)
+def is_same(prompt: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two prompts have the same nodes and inputs, whatever their files are called."""
+    return _essence(prompt) == _essence(other)
 
 
 def _essence(prompt: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def progress_of(message: str | bytes, prompt: str) -> Progress | None:
     if kind == "executing" and content.get("node"):
         return Progress("running", node=str(content["node"]))
     done, of = content.get("value"), content.get("max")
-    if kind == "progress" and isinstance(done, (int, float)) and isinstance(of, (int, float)):
+    if kind == "progress" and all(isinstance(number, (int, float)) and math.isfinite(number) for number in (done, of)):
         return Progress("running", node=str(content.get("node", "")), done=int(done), of=int(of))
     return None
 

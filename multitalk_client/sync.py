@@ -78,7 +78,7 @@ class Client:
         return self._wait(self._client.system_stats())
 
     async def _close(self) -> None:
-        for call in self._calls:  # of other threads; after Ctrl-C ours is over already, and its prompt is being called off
+        for call in list(self._calls):  # of other threads; after Ctrl-C ours is over already, and its prompt is being called off
             call.cancel()
         await asyncio.sleep(0)
         if others := asyncio.all_tasks() - {asyncio.current_task()}:

@@ -70,7 +70,7 @@ class Template:
     def fill(self, request: Request, names: Mapping[Path, str]) -> Prompt:
         """The template's graph with a request in it.
 
-        Where the request brings a picture, the template's boxes and masks go: they belong to another one.
+        Where the request brings a picture, the template's boxes, masks and silent people go: they belong to another one.
 
         Args:
             names: what ComfyUI calls the request's files.
@@ -98,7 +98,7 @@ class Template:
         return [(graph[node]["inputs"], "text") for node in linked[field]]
 
     def _seat(self, graph: Prompt, request: Request, names: Mapping[Path, str]) -> None:
-        """A loader and a speaker for every voice in place of the template's, whose silent people stay."""
+        """A loader and a speaker for every voice in place of the template's, whose silent people stay with their picture."""
         voices = next((node for node in graph.values() if node["class_type"] == VOICES), None)
         if voices is None:
             raise BadRequest(f"The template '{self.name}' has no node {VOICES}, so there is no place for voices.")
@@ -106,8 +106,8 @@ class Template:
         seats = sorted((name for name in voices["inputs"] if name.startswith(SPEAKERS)), key=lambda name: int(name[len(SPEAKERS) :]))
         there = [graph[voices["inputs"].pop(name)[0]] for name in seats]
         talking = [speaker for speaker in there if speaker["inputs"].get("role") != "silent"]
-        silent = [speaker for speaker in there if speaker["inputs"].get("role") == "silent"]
         own_picture = request.image is not None or request.video is not None
+        silent = [] if own_picture else [speaker for speaker in there if speaker["inputs"].get("role") == "silent"]
         for number, voice in enumerate(request.audio):
             like = talking[number]["inputs"] if number < len(talking) else {}
             place = {} if own_picture or voice.box else {name: like[name] for name in ("box", "mask") if name in like}

@@ -78,6 +78,8 @@ def test_a_templates_silent_people_stay():
     first |= {"role": "silent"}
     filled = mc.Template("mine", graph).fill(mc.Request(audio=VOICES[0]), {VOICES[0]: "a.wav"})
     (talks, loader), (listens, _) = seats(filled)
+    another = mc.Template("mine", graph).fill(mc.Request(image=TWO, audio=VOICES[0]), {VOICES[0]: "a.wav", TWO: "b.png"})
+    assert len(seats(another)) == 1, "where they are in another picture, nobody knows"
     assert talks["role"] == "speaks" and loader["audio"] == "a.wav" and listens["role"] == "silent" and listens["box"] == first["box"]
 
 
@@ -128,9 +130,10 @@ def test_messages_are_told_apart():
 
 
 NOT_A_NUMBER = '{"type": "progress", "data": {"value": null, "max": 3}}'
+NAN = '{"type": "progress", "data": {"value": NaN, "max": 3}}'
 
 
-@pytest.mark.parametrize("odd", ["5", "{", '{"type": "x", "data": "hello"}', '{"type": 3}', NOT_A_NUMBER])
+@pytest.mark.parametrize("odd", ["5", "{", '{"type": "x", "data": "hello"}', '{"type": 3}', NOT_A_NUMBER, NAN])
 def test_what_other_packs_send_is_nothing(odd):
     assert progress_of(odd, "a") is None and not says_that_something_ended(odd)
 
@@ -182,11 +185,21 @@ def test_a_file_that_was_removed_is_made_again_and_none_is_taken_for_it(client, 
     for file in (server.base / "output").rglob("*.mp4"):
         file.unlink()
     other = client.generate(request(seed=4), tmp_path / "other.mp4")  # ComfyUI would give it the number that is free again
-    for name in ("b.mp4", "c.mp4"):
+    for name in ("b.mp4", "c.mp4", "d.mp4"):
         assert client.generate(request(seed=5), tmp_path / name).read_bytes() == made.read_bytes() != other.read_bytes()
+        if name == "c.mp4":  # once more
+            for file in (server.base / "output").rglob("*.mp4"):
+                file.unlink()
 
 
-def test_a_job_is_one_request(client, tmp_path):
+def test_a_job_is_one_request(client, server, tmp_path):
+    async def at_once():
+        async with mc.AsyncClient(server.url) as client:
+            asked = [client.generate(request(seed=60 + number), tmp_path / f"{number}.mp4", job="two") for number in range(2)]
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    one, other = asyncio.run(at_once())
+    assert one.exists() and isinstance(other, mc.BadRequest)
     client.generate(request(seed=5), tmp_path / "a.mp4", job="one")
     with pytest.raises(mc.BadRequest, match="something else"):
         client.generate(request(seed=4), tmp_path / "b.mp4", job="one")
