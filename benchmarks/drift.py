@@ -129,22 +129,16 @@ def told(made: dict[str, Any]) -> str:
 
 def plot(videos: list[dict[str, Any]], file: Path) -> None:
     """PSNR by clip, the mean of all videos of a kind, a line for each family and strength."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SystemExit("bench: drawing figures needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
     import numpy as np
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    for family, colour in sorted({(video["family"], video["colour"]) for video in videos}):
-        curves = np.array([video["psnr"] for video in videos if (video["family"], video["colour"]) == (family, colour)])
-        style = "-" if colour else "--"
-        axes.plot(range(1, curves.shape[1] + 1), curves.mean(axis=0), style, marker=".", label=f"{family}, colour {colour:g}")
-    axes.set(xlabel="clip", ylabel="PSNR of its new frames, dB")
-    axes.legend()
-    figure.savefig(file)
+    from multitalk_nodes.tools.plots import figure
+
+    with figure(file) as axes:
+        for family, colour in sorted({(video["family"], video["colour"]) for video in videos}):
+            curves = np.array([video["psnr"] for video in videos if (video["family"], video["colour"]) == (family, colour)])
+            style = "-" if colour else "--"
+            axes.plot(range(1, curves.shape[1] + 1), curves.mean(axis=0), style, marker=".", label=f"{family}, colour {colour:g}")
+        axes.set(xlabel="clip", ylabel="PSNR of its new frames, dB")
 
 
 if __name__ == "__main__":

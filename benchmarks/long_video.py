@@ -193,21 +193,14 @@ def growth(run: dict[str, Any]) -> float:
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
     """Memory over the video, a line for each run."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SystemExit("bench: drawing figures needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from multitalk_nodes.tools.plots import figure
 
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    for run in runs:
-        seconds = [(i + 1) * run["seconds"] / len(run["clips"]) for i in range(len(run["clips"]))]
-        style = "-" if run["encoder"] == "demo" else "--"
-        axes.plot(seconds, [clip["peak_mb"] for clip in run["clips"]], style, marker=".", label=f"{run['seconds']} s, {run['encoder']}")
-    axes.set(xlabel="seconds of video that are finished", ylabel="most resident memory in the clip, MB", ylim=(0, None))
-    axes.legend()
-    figure.savefig(file)
+    with figure(file) as axes:
+        for run in runs:
+            seconds = [(i + 1) * run["seconds"] / len(run["clips"]) for i in range(len(run["clips"]))]
+            style = "-" if run["encoder"] == "demo" else "--"
+            axes.plot(seconds, [clip["peak_mb"] for clip in run["clips"]], style, marker=".", label=f"{run['seconds']} s, {run['encoder']}")
+        axes.set(xlabel="seconds of video that are finished", ylabel="most resident memory in the clip, MB", ylim=(0, None))
 
 
 if __name__ == "__main__":
