@@ -28,7 +28,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench long-video", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, nargs="+", default=[10, 60, 300], help="lengths to make (default: 10 60 300)")
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
-    parser.add_argument("--steps", type=int, default=4, help="of denoising (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="of denoising, as in the examples (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "long_video.json")
     parser.add_argument("--plot", type=Path, help="draw the figures here (needs matplotlib)")
     parser.add_argument("--one", nargs=2, metavar=("SECONDS", "ENCODER"), help=argparse.SUPPRESS)  # what a process of its own does
