@@ -13,6 +13,7 @@ XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), 
 D65 = (0.95047, 1.0, 1.08883)  # CIE 1931, 2° observer
 LAB_EPSILON = 0.008856  # CIE 15:2004, (6/29)³
 LAB_SLOPE, LAB_OFFSET = 7.787, 16 / 116
+AT_ONCE = 2**18  # pixels: Lab of a whole clip would be its size in float32 several times over
 FLAT = 1e-3  # Lab units; a deviation below is rounding, and would be scaled up to the reference's
 
 
@@ -33,12 +34,13 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
     target = _lab(reference.to(frames.device).float().clamp(0, 1)).flatten(0, 2)
     target_mean, target_std = target.mean(dim=0), target.std(dim=0, correction=0)
     matched = []
-    for frame in frames.float().clamp(0, 1):  # one at a time: Lab of a whole clip would be its size in float32 several times over
-        lab = _lab(frame)
-        mean, std = lab.mean(dim=(0, 1)), lab.std(dim=(0, 1), correction=0)
+    for some in frames.split(max(1, AT_ONCE // frames[0, ..., 0].numel())):
+        some = some.float().clamp(0, 1)
+        lab = _lab(some)
+        mean, std = lab.mean(dim=(1, 2), keepdim=True), lab.std(dim=(1, 2), correction=0, keepdim=True)
         scaled = torch.where(std < FLAT, target_mean, (lab - mean) / std.clamp(min=FLAT) * target_std + target_mean)
-        matched.append(torch.lerp(frame, _rgb(scaled).clamp(0, 1), strength))
-    return torch.stack(matched).to(frames.dtype)
+        matched.append(torch.lerp(some, _rgb(scaled).clamp(0, 1), strength).to(frames.dtype))
+    return torch.cat(matched)
 
 
 def _lab(rgb: Tensor) -> Tensor:
