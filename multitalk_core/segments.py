@@ -74,11 +74,12 @@ def write_segment(path: Path, frames: Tensor, codec: Codec, quality: int = 18) -
             context = stream.codec_context
             context.color_primaries = context.color_trc = context.colorspace = BT709
             context.color_range = LIMITED
+        colours = av.video.reformatter.VideoReformatter()  # one for all: each makes itself a pool of threads
         for number, frame in enumerate(frames):
             pixels = (frame.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
             picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if in_yuv:
-                picture = picture.reformat(format=codec.pixel_format, dst_colorspace=BT709, dst_color_range=LIMITED)
+                picture = colours.reformat(picture, format=codec.pixel_format, dst_colorspace=BT709, dst_color_range=LIMITED)
             picture.pts, picture.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
