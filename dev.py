@@ -19,6 +19,7 @@ from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
 from tools import environment
+from tools import serve as serve_options
 from tools.steps import StepFailed
 
 
@@ -65,6 +66,13 @@ def demo(options: argparse.Namespace) -> int:
     demo_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
     return made.run([str(environment.ROOT / "tools" / "demo.py"), *options.more], folder=Path.cwd())
+
+
+def serve(options: argparse.Namespace) -> int:
+    """ComfyUI and the serverless worker on this machine, with the demo model: a request in, a video out"""
+    serve_options.parse(options.more)
+    made = environment.prepare()
+    return made.run(["-m", "tools.serve", *options.more])
 
 
 def train_demo(options: argparse.Namespace) -> int:
@@ -117,6 +125,7 @@ ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environme
 # a command is a function and a row: its options, and whether it takes arguments that it does not know
 COMMANDS = (
     (demo, {}, True),
+    (serve, {}, True),
     (eval_demo, {}, True),
     (train_demo, {}, True),
     (test, {}, True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,12 +32,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="of denoising, as in the examples (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "long_video.json")
     parser.add_argument("--plot", type=Path, help="draw the figures here (needs matplotlib)")
+    parser.add_argument("--read", type=Path, help="measure nothing; tell and draw what such a file has")
     parser.add_argument("--one", nargs=2, metavar=("SECONDS", "ENCODER"), help=argparse.SUPPRESS)  # what a process of its own does
     return parser.parse_args(arguments)
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    if options.read:
+        found = json.loads(options.read.read_text(encoding="utf-8"))
+        print(*map(told, found["runs"]), sep="\n")
+        plot_if_asked(options, found)
+        return 0
     spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
     pack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
@@ -56,9 +63,13 @@ def main() -> int:
             print(told(made), flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plot_if_asked(options, found)
+    return 0
+
+
+def plot_if_asked(options: argparse.Namespace, found: dict[str, Any]) -> None:
     if options.plot:
         plot(found["runs"], options.plot)
-    return 0
 
 
 def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
@@ -175,27 +186,40 @@ def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
 def told(run: dict[str, Any]) -> str:
     """A line for one video."""
     clips = run["clips"]
-    beside = 1 - sum(clip["model_seconds"] for clip in clips) / sum(clip["seconds"] for clip in clips)
-    line = f"{run['seconds']} s, encoder {run['encoder']}: {len(clips)} clips, {beside:.1%} of their time beside the model, joined in "
+    beside = statistics.median(1 - clip["model_seconds"] / clip["seconds"] for clip in clips)
+    line = f"{run['seconds']} s, encoder {run['encoder']}: {len(clips)} clips, {beside:.1%} of a clip's time beside the model, joined in "
     line += f"{run['joining_seconds']:.2f} s; {run['before_mb']:.0f} MB before"
-    if len(clips) > 2:
-        line += f", {clips[0]['rss_mb']:.0f} after the first clip, then {growth(run):+.2f} MB a minute of video"
+    if len(clips) > 8:
+        line += (
+            f", {clips[0]['rss_mb']:.0f} after the first clip, then {growth(run, 'rss_mb'):+.2f} MB a minute of video; the most in a clip "
+        )
+        line += (
+            f"{growth(run, 'peak_mb'):+.2f} MB a minute; the fastest clip of the last quarter takes {pace(run):.2f} of the first quarter's"
+        )
     return line
 
 
-def growth(run: dict[str, Any]) -> float:
-    """MB of peak memory a minute of video, after the first clip, by least squares."""
-    import numpy as np
+def growth(run: dict[str, Any], what: str) -> float:
+    """MB a minute of video, from the first quarter's median to the last one's; the first clip is left out."""
+    values = [clip[what] for clip in run["clips"][1:]]
+    quarter = len(values) // 4
+    minutes = (len(values) - quarter) / len(run["clips"]) * run["frames"] / 25 / 60
+    return (statistics.median(values[-quarter:]) - statistics.median(values[:quarter])) / minutes
 
-    minutes = np.arange(len(run["clips"])) * run["frames"] / len(run["clips"]) / 25 / 60
-    return float(np.polyfit(minutes[1:], [clip["peak_mb"] for clip in run["clips"][1:]], 1)[0])
+
+def pace(run: dict[str, Any]) -> float:
+    """How much longer late clips take than early ones. The fastest of each: others share the machine, and only ever make clips slower."""
+    seconds = [clip["seconds"] for clip in run["clips"][1:]]
+    quarter = len(seconds) // 4
+    return min(seconds[-quarter:]) / min(seconds[:quarter])
 
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
     """Memory over the video, a line for each run."""
-    from multitalk_nodes.tools.plots import figure
-
-    with figure(file) as axes:
+    spec = importlib.util.spec_from_file_location("multitalk_tools_plots", ROOT / "tools" / "plots.py")
+    plots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plots)
+    with plots.figure(file) as axes:
         for run in runs:
             seconds = [(i + 1) * run["seconds"] / len(run["clips"]) for i in range(len(run["clips"]))]
             style = "-" if run["encoder"] == "demo" else "--"

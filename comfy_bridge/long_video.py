@@ -129,6 +129,7 @@ class LongVideo:
         lines = [
             f"{frames} frames ({frames / FPS:.2f} s) in {clips} clips{shots}, {self.family.name}",
             f"{before} clips were finished before" if before else "all clips made now",
+            f"audio features {[len(self.tracks), *self.tracks[0].shape]}",
             f"{time.monotonic() - began:.0f} s",
         ]
         return out, "\n".join(lines)

@@ -6,7 +6,7 @@
 Needs aiohttp, pydantic and tenacity; neither torch nor ComfyUI itself.
 """
 
-from .client import AsyncClient
+from .client import AsyncClient, Made
 from .errors import (
     BadRequest,
     ClientError,
@@ -31,6 +31,7 @@ __all__ = [
     "DeadlineExceeded",
     "Forgotten",
     "Interrupted",
+    "Made",
     "NoVideo",
     "NodeFailed",
     "Output",

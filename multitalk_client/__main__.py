@@ -20,7 +20,7 @@ from .sync import Client
 from .templates import DEFAULT, Template, templates
 
 FIELDS = ("image", "video", "layout", "duration", "prompt", "negative_prompt", "width", "height")
-FIELDS += ("frames", "seed", "steps", "shift", "text_scale", "audio_scale", "family")
+FIELDS += ("size", "frames", "seed", "steps", "shift", "text_scale", "audio_scale", "family")
 BAR = 30  # characters
 BETWEEN = 10.0  # seconds between lines where there is no terminal
 

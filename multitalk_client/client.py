@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,15 @@ PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before the websocket is opened again
 ANOTHER = "Under this job's name something else was asked for before. Take another name."
 
 Told = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A video, and what ComfyUI tells of its making."""
+
+    file: Path
+    output: Output  # where ComfyUI keeps it
+    entry: Mapping[str, Any]  # of the history
 
 
 @dataclass
@@ -56,7 +65,7 @@ class _Shared:
     """A prompt that several callers of one client wait for."""
 
     prompt: Prompt
-    task: asyncio.Task[list[Output]]
+    task: asyncio.Task[Mapping[str, Any]]
     watch: _Watch
     callers: int = 0
 
@@ -91,15 +100,41 @@ class AsyncClient(Comfy):
         out = place_for(out)
 
         async def work() -> Path:
-            graph = template.fill(request, await self._uploaded(request))
-            number = id_of(job) if job else id_of(graph)
-            output, fresh = await self._video(_named(graph, number), number, request, progress)
-            if not fresh and await self.size_of(output) is None:  # ComfyUI remembers a file that somebody has removed
-                await self.forget(number)
-                output, _ = await self._video(_named(graph, uuid.uuid4().hex), number, request, progress)  # nor runs what it remembers
-            return await self.download(output, out)
+            graph = template.fill(request, await self._uploaded(request.files))
+            return (await self._make(graph, out, job, request.files, progress)).file
 
         return await _within(timeout, work())
+
+    async def make(
+        self,
+        prompt: Prompt,
+        out: Path | str,
+        *,
+        job: str | None = None,
+        files: Sequence[Path] = (),
+        timeout: float = 3600.0,
+        progress: Told | None = None,
+    ) -> Made:
+        """Queues a prompt that saves a video, waits and downloads; otherwise as `generate`.
+
+        Args:
+            files: what the prompt reads, as `upload` was given it: sent again if ComfyUI comes back without them.
+        """
+        return await _within(timeout, self._make(prompt, place_for(out), job, files, progress))
+
+    async def _make(self, graph: Prompt, out: Path, job: str | None, files: Sequence[Path], progress: Told | None) -> Made:
+        number = id_of(job) if job else id_of(graph)
+
+        async def again() -> None:
+            await self._uploaded(files)
+
+        entry, fresh = await self._run(_named(graph, number), number, again, progress)
+        output = video_of(outputs_of(entry))
+        if not fresh and await self.size_of(output) is None:  # ComfyUI remembers a file that somebody has removed
+            await self.forget(number)
+            entry, _ = await self._run(_named(graph, uuid.uuid4().hex), number, again, progress)  # nor runs what it remembers
+            output = video_of(outputs_of(entry))
+        return Made(await self.download(output, out), output, entry)
 
     async def run(
         self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: Told | None = None
@@ -110,25 +145,19 @@ class AsyncClient(Comfy):
             prompt_id: a UUID; without one, the prompt is its own name.
         """
         number = _uuid(prompt_id) if prompt_id else id_of(prompt)
-        outputs, _ = await _within(timeout, self._run(prompt, number, None, progress))
-        return outputs
+        entry, _ = await _within(timeout, self._run(prompt, number, None, progress))
+        return outputs_of(entry)
 
-    async def _uploaded(self, request: Request) -> dict[Path, str]:
-        return {file: await self.upload(file) for file in request.files}
-
-    async def _video(self, graph: Prompt, number: str, request: Request, progress: Told | None) -> tuple[Output, bool]:
-        """A prompt's video, and whether it was made just now."""
-
-        async def again() -> None:
-            await self._uploaded(request)
-
-        outputs, fresh = await self._run(graph, number, again, progress)
-        return video_of(outputs), fresh
+    async def _uploaded(self, files: Sequence[Path]) -> dict[Path, str]:
+        return {file: await self.upload(file) for file in files}
 
     async def _run(
         self, prompt: Prompt, number: str, again: Callable[[], Awaitable[None]] | None, progress: Told | None
-    ) -> tuple[list[Output], bool]:
-        """What a prompt saved, and whether it ran for us. Callers of one client share a prompt; the last to give up calls it off."""
+    ) -> tuple[Mapping[str, Any], bool]:
+        """The history's entry of a prompt that ended well, and whether it ran for us.
+
+        Callers of one client share a prompt; the last to give up calls it off.
+        """
         shared = self._shared.get(number)
         if shared is None:
             watch = _Watch(number, [])
@@ -149,11 +178,13 @@ class AsyncClient(Comfy):
                 shared.task.cancel()
                 await asyncio.wait({shared.task})
 
-    async def _follow(self, prompt: Prompt, watch: _Watch, again: Callable[[], Awaitable[None]] | None) -> list[Output]:
+    async def _follow(self, prompt: Prompt, watch: _Watch, again: Callable[[], Awaitable[None]] | None) -> Mapping[str, Any]:
         listening = asyncio.create_task(self._listen(watch))
         try:
             await self._submit(prompt, watch)
-            return outputs_of(await self._ended(prompt, watch, again))
+            entry = await self._ended(prompt, watch, again)
+            outputs_of(entry)  # raises what went wrong
+            return entry
         except asyncio.CancelledError:
             if watch.ours:
                 with suppress(ClientError, asyncio.TimeoutError):

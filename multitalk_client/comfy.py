@@ -167,6 +167,12 @@ class Comfy:
         """ComfyUI's version, devices and memory."""
         return await self.ask("GET", "/system_stats")
 
+    async def model_files(self) -> dict[str, dict[str, int]]:
+        """What lies in ComfyUI's model folders: by folder, by name, its bytes."""
+        folders = [told["name"] for told in await self.ask("GET", "/experiment/models", kind=list)]
+        listed = {folder: await self.ask("GET", f"/experiment/models/{folder}", kind=list) for folder in folders}
+        return {folder: {file["name"]: file.get("size", 0) for file in files} for folder, files in listed.items()}
+
     async def look(self, number: str) -> tuple[str, Any]:
         """("ended", entry of the history), ("running", item), ("waiting", (item, prompts ahead)) or ("unknown", None)."""
         for _ in range(2):  # between two questions it may have ended
@@ -207,13 +213,13 @@ class Comfy:
         """A request to ComfyUI. Redirects are not followed: they would turn a POST into a GET, and take the headers along."""
         return self.session.request(method, self.server + path, headers=self._headers, allow_redirects=False, **more)
 
-    async def once(self, method: str, path: str, content: Any = None) -> Any:
+    async def once(self, method: str, path: str, content: Any = None, kind: type = dict) -> Any:
         more = {} if content is None else {"data": content()} if callable(content) else {"json": content}
         async with self.open(method, path, **more) as response:
-            return await self.decoded(path, response)
+            return await self.decoded(path, response, kind=kind)
 
-    async def ask(self, method: str, path: str, content: Any = None) -> Any:
-        return await self.patiently(lambda: self.once(method, path, content))
+    async def ask(self, method: str, path: str, content: Any = None, kind: type = dict) -> Any:
+        return await self.patiently(lambda: self.once(method, path, content, kind))
 
     async def patiently(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Again and again while ComfyUI does not answer, until nothing has come for as long as patience lasts."""
@@ -237,17 +243,17 @@ class Comfy:
         wait = wait_random_exponential(multiplier=0.2, max=5.0)
         return await AsyncRetrying(retry=retry_if_exception_type(Unreachable), wait=wait, stop=given_up, reraise=True)(once)
 
-    async def decoded(self, path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,)) -> dict[str, Any]:
-        """A JSON answer; {} for an empty one."""
+    async def decoded(self, path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,), kind: type = dict) -> Any:
+        """A JSON answer of a kind; an empty one stands for nothing of it."""
         await self.expect(path, response, allowed)
         text = await response.text()
         if not text.strip():
-            return {}
+            return kind()
         try:
             answer = await response.json()
         except (aiohttp.ContentTypeError, ValueError) as error:
             raise self._no_comfyui(path) from error
-        if not isinstance(answer, dict):
+        if not isinstance(answer, kind):
             raise self._no_comfyui(path)
         return answer
 

@@ -96,6 +96,18 @@ def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
     ]
 
 
+def texts_of(entry: Mapping[str, Any]) -> list[str]:
+    """What a prompt's nodes show as text."""
+    return [text for shown in entry.get("outputs", {}).values() for text in shown.get("text") or () if isinstance(text, str)]
+
+
+def seconds_of(entry: Mapping[str, Any]) -> float | None:
+    """How long a prompt ran, by ComfyUI's clock; None if its history does not say."""
+    at = {name: told.get("timestamp") for name, told in (entry.get("status") or {}).get("messages") or () if isinstance(told, Mapping)}
+    began, ended = at.get("execution_start"), at.get("execution_success")
+    return None if began is None or ended is None else (ended - began) / 1000
+
+
 def video_of(outputs: Sequence[Output]) -> Output:
     """The video among the files: the last, if there are several.
 

@@ -22,7 +22,9 @@ class Voice(BaseModel):
     box: tuple[Number, Number, Number, Number] | None = Field(
         None, description="the face: left, top, right, bottom in pixels of the picture"
     )
+    mask: Path | None = Field(None, description="in place of a box: a picture that is white where the person is")
     start: Number | None = Field(None, ge=0, description="second at which the voice begins; else the layout says")
+    duration: Number | None = Field(None, gt=0, description="seconds of it, at most; else the request's")
 
     @field_validator("box")
     @classmethod
@@ -57,6 +59,7 @@ class Request(BaseModel):
     duration: Number | None = Field(None, gt=0, description="seconds of each voice, at most")
     prompt: str | None = None
     negative_prompt: str | None = None
+    size: Literal["multitalk-480", "multitalk-720"] | None = Field(None, description="of a template that chooses width and height by it")
     width: Side | None = None
     height: Side | None = None
     frames: int | None = Field(None, ge=1, description="of a template that makes one clip: 4n + 1")
@@ -71,4 +74,5 @@ class Request(BaseModel):
     def files(self) -> list[Path]:
         """All files, each once."""
         pictures = [file for file in (self.image, self.video) if file]
-        return list(dict.fromkeys([*pictures, *(voice.audio for voice in self.audio)]))
+        masks = [voice.mask for voice in self.audio if voice.mask]
+        return list(dict.fromkeys([*pictures, *(voice.audio for voice in self.audio), *masks]))

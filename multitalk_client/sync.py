@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .client import AsyncClient, Told
+from .client import AsyncClient, Made, Told
 from .comfy import CANCEL_LIMIT, PATIENCE, SERVER, Result
 from .queue import Output
 from .request import Request
@@ -59,6 +59,18 @@ class Client:
     ) -> Path:
         return self._wait(self._client.generate(request, out, template, job=job, timeout=timeout, progress=progress))
 
+    def make(
+        self,
+        prompt: Prompt,
+        out: Path | str,
+        *,
+        job: str | None = None,
+        files: Sequence[Path] = (),
+        timeout: float = 3600.0,
+        progress: Told | None = None,
+    ) -> Made:
+        return self._wait(self._client.make(prompt, out, job=job, files=files, timeout=timeout, progress=progress))
+
     def run(self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: Told | None = None) -> list[Output]:
         return self._wait(self._client.run(prompt, prompt_id, timeout=timeout, progress=progress))
 
@@ -73,6 +85,9 @@ class Client:
 
     def object_info(self, node: str | None = None) -> dict[str, Any]:
         return self._wait(self._client.object_info(node))
+
+    def model_files(self) -> dict[str, dict[str, int]]:
+        return self._wait(self._client.model_files())
 
     def system_stats(self) -> dict[str, Any]:
         return self._wait(self._client.system_stats())

@@ -13,6 +13,7 @@ from .errors import BadRequest
 from .request import Request
 
 FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
+PUBLISHED = FOLDER / "published"  # for the published models; the others bring the demo's
 DEFAULT = "demo_long_talk"
 
 Prompt = dict[str, dict[str, Any]]
@@ -24,6 +25,7 @@ PLACES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "image": (("LoadImage", "image"),),
     "video": (("LoadVideo", "file"),),
     "layout": (("MultiTalkWav2VecEmbeds", "layout"),),
+    "size": (("MultiTalkImageSize", "size"),),
     "width": tuple((maker, "width") for maker in MAKERS),
     "height": tuple((maker, "height") for maker in MAKERS),
     "frames": (("MultiTalkConditioning", "frames"),),
@@ -41,7 +43,11 @@ SPEAKERS = "speakers.speaker_"  # of VOICES' inputs; a number follows
 
 def templates() -> list[str]:
     """The names of the templates that come with the pack."""
-    return sorted(file.stem for file in FOLDER.glob("*.json"))
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    return {file.stem: file for folder in (FOLDER, PUBLISHED) for file in folder.glob("*.json")}
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,18 @@ class Template:
         Raises:
             BadRequest: there is none, or it is no prompt.
         """
-        file = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
-        if not str(name).endswith(".json") and str(name) not in templates():
+        file = Path(name) if str(name).endswith(".json") else _files().get(str(name))
+        if file is None:
             raise BadRequest(f"There is no template '{name}'. There are {', '.join(templates())}; or name a file that ends in .json.")
         try:
             graph = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BadRequest(f"'{file}' cannot be read as a template: {error}") from error
         return cls(file.stem, checked(graph, f"'{file.name}'"))
+
+    def takes(self, field: str) -> bool:
+        """Whether it has a place for a field of a request."""
+        return bool(self._texts(self.graph, field) if field in PROMPTS else _inputs(self.graph, PLACES[field]))
 
     def fill(self, request: Request, names: Mapping[Path, str]) -> Prompt:
         """The template's graph with a request in it.
@@ -110,9 +120,14 @@ class Template:
         silent = [] if own_picture else [speaker for speaker in there if speaker["inputs"].get("role") == "silent"]
         for number, voice in enumerate(request.audio):
             like = talking[number]["inputs"] if number < len(talking) else {}
-            place = {} if own_picture or voice.box else {name: like[name] for name in ("box", "mask") if name in like}
-            box = {"box": ", ".join(f"{edge:g}" for edge in voice.box)} if voice.box else {}
-            heard = {"audio": names[voice.audio], "start": 0.0, "duration": request.duration or 0.0, "channel": "all"}
+            placed = own_picture or voice.box or voice.mask
+            place = {} if placed else {name: like[name] for name in ("box", "mask") if name in like}
+            if voice.box:
+                place["box"] = ", ".join(f"{edge:g}" for edge in voice.box)
+            if voice.mask:
+                graph[f"mask_{number + 1}"] = {"class_type": "LoadImageMask", "inputs": {"image": names[voice.mask], "channel": "red"}}
+                place["mask"] = [f"mask_{number + 1}", 0]
+            heard = {"audio": names[voice.audio], "start": 0.0, "duration": voice.duration or request.duration or 0.0, "channel": "all"}
             start = -1.0 if voice.start is None else voice.start
             loader, speaker = f"voice_{number + 1}", f"speaker_{number + 1}"
             if is_link(like.get("audio")) and graph.get(like["audio"][0], {}).get("class_type") == LOADER:
@@ -120,7 +135,7 @@ class Template:
             graph[loader] = {"class_type": LOADER, "inputs": heard}
             graph[speaker] = {
                 "class_type": SPEAKER,
-                "inputs": {"box": "", "role": "speaks", **place, **box, "audio": [loader, 0], "start": start},
+                "inputs": {"box": "", "role": "speaks", **place, "audio": [loader, 0], "start": start},
             }
             voices["inputs"][f"{SPEAKERS}{number}"] = [speaker, 0]
         for number, speaker in enumerate(silent, start=len(request.audio)):

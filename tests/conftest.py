@@ -5,6 +5,7 @@ folder of the published code's results.
 """
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_by_path(name: str, file: Path):
+    """A module, which can be imported by its name afterwards."""
     spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -26,7 +28,9 @@ pack.register_pack()
 
 # `import multitalk_tools_server` in a test: the errors must be the same classes as the fixture's
 server_tools = load_by_path("multitalk_tools_server", ROOT / "tools" / "server.py")
-sys.modules[server_tools.__name__] = server_tools
+
+for program in ("multitalk_client", "serverless"):  # programs of their own: that is what they are called where they run
+    load_by_path(program, ROOT / program / "__init__.py")
 
 
 def pytest_runtest_setup(item):
@@ -64,3 +68,26 @@ def goldens() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """A real S3 server with a bucket that holds the samples; its boto3 client, which also knows its `address`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from multitalk_nodes.tests.endpoint import BUCKET, KEYS, OBJECTS
+    from multitalk_nodes.tests.graphs import SAMPLES
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = {name.lower(): value for name, value in KEYS.items()}
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="eu-west-1", **given)
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    for key, name in OBJECTS.items():
+        client.upload_file(str(SAMPLES / name), BUCKET, key)
+    client.address = f"http://{host}:{port}"
+    yield client
+    server.stop()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from multitalk_nodes import multitalk_client as mc
-from multitalk_nodes.multitalk_client.__main__ import main
-from multitalk_nodes.multitalk_client.queue import id_of, outputs_of, progress_of, says_that_something_ended, video_of
+import multitalk_client as mc
+from multitalk_client.__main__ import main
+from multitalk_client.queue import id_of, outputs_of, progress_of, says_that_something_ended, video_of
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe
 
 import multitalk_tools_server as tools  # isort: skip

@@ -151,10 +151,10 @@ class ComfyServer:
                 self.base = Path(stack.enter_context(kept))
             else:
                 self.base = Path(self._given_base).absolute()
-            _make_base(self.base, self.pack)
+            make_base(self.base, self.pack)
             self.log = self.base / "server.log"
-            self.port = self._given_port or _free_port()
-            self.process = stack.enter_context(_running(self._command(), self.base, self.log))
+            self.port = self._given_port or free_port()
+            self.process = stack.enter_context(_running([*self._command(), *self.extra_arguments], self.base, self.log))
             self._wait_until_ready()
             self._closing = stack.pop_all()
         return self
@@ -163,10 +163,7 @@ class ComfyServer:
         self._closing.close()
 
     def _command(self) -> list[str]:
-        flags = ["--listen", ADDRESS, "--port", str(self.port), "--base-directory", str(self.base)]
-        flags += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
-        flags += ["--cpu"] if self.cpu else []
-        return [str(self.python), str(self.comfyui / "main.py"), *flags, *self.extra_arguments]
+        return command(self.python, self.comfyui, self.base, self.port, self.cpu)
 
     # -- starting
 
@@ -351,7 +348,15 @@ class ComfyServer:
         return answer
 
 
-def _free_port() -> int:
+def command(python: Path | str, comfyui: Path, base: Path, port: int, cpu: bool) -> list[str]:
+    """What starts a ComfyUI that listens to this machine only, and knows no models and nodes but those in its base directory."""
+    flags = ["--listen", ADDRESS, "--port", str(port), "--base-directory", str(base)]
+    flags += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
+    return [str(python), str(comfyui / "main.py"), *flags, *(["--cpu"] if cpu else [])]
+
+
+def free_port() -> int:
+    """A port that nobody uses just now."""
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
         return probe.getsockname()[1]
@@ -419,7 +424,8 @@ def _place_of(base: Path) -> Path:
     return base / "custom_nodes" / PACK_NAME
 
 
-def _make_base(base: Path, pack: Path) -> None:
+def make_base(base: Path, pack: Path) -> None:
+    """ComfyUI's base directory, with the pack among its custom nodes; what is missing is made."""
     for folder in (*FOLDERS, *(f"models/{name}" for name in MODEL_FOLDERS)):
         (base / folder).mkdir(parents=True, exist_ok=True)
     place_pack(pack, _place_of(base))

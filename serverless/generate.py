@@ -1,0 +1,162 @@
+"""A job that asks for a video: from what it names to a file that was looked at, in the bucket or in the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from multitalk_client import AsyncClient, Made, Output, Progress, Template
+from multitalk_client.queue import outputs_of, seconds_of, texts_of
+from multitalk_client.templates import Prompt
+
+from . import models, prepare
+from .errors import JobError
+from .inputs import Inputs
+from .metrics import Metrics, Timings
+from .schema import Delivery, Generate, Workflow
+from .settings import Settings
+from .storage import Bucket
+from .video import Video, at_rate, probe
+
+LARGEST_ANSWER = 7_000_000  # bytes of a video inside the answer: RunPod takes 10 MB, and base64 is a third longer
+NOTE = "Real MultiTalk inference"  # older clients look for it
+SHAPE = re.compile(r"audio features \[([\d, ]+)\]")  # in the long video's report
+SEEDS = ("seed", "noise_seed")
+
+Told = Callable[[Progress], None]
+
+
+class Generator:
+    """Makes videos; ComfyUI keeps the models between them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._bucket = Bucket(settings.storage)
+
+    async def video(self, client: AsyncClient, job: str, asked: Generate | Workflow, told: Told | None = None) -> dict[str, Any]:
+        """The job's answer.
+
+        Args:
+            job: its name; whoever asks under it again gets the same video.
+            told: is called with every word of progress.
+        Raises:
+            JobError, ClientError: what went wrong.
+        """
+        began, timings = time.monotonic(), Timings(self._metrics)
+        form, key = self._form(asked), asked.s3_output_key or f"multitalk/{re.sub(r'[^A-Za-z0-9_.-]', '_', job)}.mp4"
+        if form != "base64":
+            with timings.phase("check_storage"):
+                await asyncio.to_thread(self._bucket.check, key)
+                if (info := await asyncio.to_thread(self._bucket.find, key, job)) is not None:
+                    return await self._answer(form, key, None, info)
+        with tempfile.TemporaryDirectory(prefix="multitalk-job-") as name:
+            prepared = await self._prepared(client, asked, Inputs(Path(name), self._bucket), timings)
+            made = None
+            try:
+                with timings.phase("render"):
+                    place, limit = Path(name) / "made.mp4", self._settings.seconds
+                    made = await client.make(prepared.graph, place, job=job, files=prepared.files, timeout=limit, progress=told)
+                file, video, notes = await self._finished(made, asked, timings)
+                info = _info(made, prepared.graph, video, [*notes, *prepared.notes], timings)
+                with timings.phase("deliver"):
+                    if form != "base64":
+                        await asyncio.to_thread(self._bucket.upload, file, key, job, info)
+                    answer = await self._answer(form, key, file, info)
+            finally:
+                await asyncio.to_thread(self._tidy, prepared.names, outputs_of(made.entry) if made else ())
+        answer["video_info"]["timings"] = dict(timings)
+        self._metrics.pace.observe((time.monotonic() - began) / video.duration)
+        return answer
+
+    def _form(self, asked: Delivery) -> str:
+        """How the video is handed over; what cannot be is told before it is made."""
+        form = asked.output_format or ("s3" if self._settings.storage.bucket or asked.s3_output_key else "base64")
+        if form != "base64" and not self._settings.storage.bucket:
+            raise JobError(f"output_format {form} needs a bucket: set AWS_S3_BUCKET_NAME on the endpoint.", "storage_not_configured")
+        return form
+
+    async def _prepared(self, client: AsyncClient, asked: Generate | Workflow, inputs: Inputs, timings: Timings) -> prepare.Prepared:
+        if isinstance(asked, Workflow):
+            graph = prepare.workflow_of(asked, self._settings)
+            with timings.phase("check_models"):
+                (await models.look(client, graph)).expect_complete()
+            with timings.phase("fetch"):
+                return await prepare.with_files(client, asked, graph, inputs)
+        template = prepare.template_of(asked, self._settings)
+        with timings.phase("check_models"):
+            await self.ready(client, template)
+        with timings.phase("fetch"):
+            request = await prepare.request_of(asked, template, inputs)
+        with timings.phase("upload"):
+            return await prepare.fill(client, asked, template, request)
+
+    async def ready(self, client: AsyncClient, template: Template) -> models.State:
+        """Loads a template's models, if they are not.
+
+        Raises:
+            JobError: not all of them are there, or not all of them load.
+        """
+        state = await models.look(client, template.graph)
+        state.expect_complete()
+        await models.load(client, template.graph, state, self._settings.seconds)
+        state.expect_loaded()
+        return state
+
+    async def _finished(self, made: Made, asked: Delivery, timings: Timings) -> tuple[Path, Video, list[str]]:
+        """The file as it is handed over, looked at."""
+        with timings.phase("probe"):
+            video = await asyncio.to_thread(probe, made.file)
+        note = f"{video.frames} frames generated at {video.fps:g} fps"
+        if asked.fps is None or abs(asked.fps - video.fps) < 0.01:
+            return made.file, video, [note]
+        with timings.phase("convert"):
+            file = made.file.with_name("converted.mp4")
+            await asyncio.to_thread(at_rate, made.file, asked.fps, file)
+            video = await asyncio.to_thread(probe, file)
+        return file, video, [f"{note}, converted to {video.frames} at {video.fps:g} fps"]
+
+    async def _answer(self, form: str, key: str, file: Path | None, info: Mapping[str, Any]) -> dict[str, Any]:
+        if form == "url":
+            video = await asyncio.to_thread(self._bucket.address, key)
+        elif file is None or form == "s3":
+            video = "s3://{}/{}".format(*self._bucket.place_of(key))
+        else:
+            if (length := file.stat().st_size) > LARGEST_ANSWER:
+                told = f"The video has {length} bytes, and an answer holds {LARGEST_ANSWER}. Ask for output_format s3 or url."
+                raise JobError(told, "output_too_large", bytes=length)
+            video = base64.b64encode(await asyncio.to_thread(file.read_bytes)).decode()
+        return {"video": video, "video_info": dict(info)}
+
+    def _tidy(self, sent: Sequence[str], saved: Sequence[Output]) -> None:
+        """Removes a job's files from ComfyUI's folders, as far as they are on this machine."""
+        places = [("input", Path(name)) for name in sent]
+        places += [(output.type, Path(output.subfolder) / output.filename) for output in saved]
+        for kind, name in places:
+            if kind in self._settings.folders and ".." not in name.parts and not name.is_absolute():
+                (self._settings.folders[kind] / name).unlink(missing_ok=True)
+
+
+def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings: Timings) -> dict[str, Any]:
+    """What is told of a video."""
+    if (seconds := seconds_of(made.entry)) is not None:
+        timings["comfyui"] = seconds
+    shape = next((found.group(1) for text in texts_of(made.entry) if (found := SHAPE.search(text))), None)
+    seeds = (node["inputs"][name] for node in graph.values() for name in SEEDS if name in node["inputs"])
+    return {
+        "width": video.width,
+        "height": video.height,
+        "fps": video.fps,
+        "frames": video.frames,
+        "duration": round(video.duration, 3),
+        "seed": next((seed for seed in seeds if isinstance(seed, int)), None),
+        "processing_note": f"{NOTE}: {'; '.join(notes)}",
+        "models_used": {"wav2vec_model" if name == "wav2vec" else name: file for name, file in models.needed_by(graph).items()},
+        "audio_features_shape": [int(number) for number in shape.split(",")] if shape else None,
+        "timings": dict(timings),
+    }
