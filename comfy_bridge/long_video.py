@@ -103,6 +103,7 @@ class LongVideo:
             before = job.finished
             missing = [clip for clip in self.plan if not job.is_finished(clip.index)]
             job.check_space(2 * self._bytes(*size, codec, missing) + job.stored_bytes + self._motion_bytes(*size, missing))
+            sound = job.keep_sound(self.sound.waveform, self.sound.rate)
             progress = Progress(self.backend, clips, before, tell)
             followed = replace(self.backend, callback=progress.step)
 
@@ -121,7 +122,7 @@ class LongVideo:
 
             job.fill(make, progress.finished)
             tell("joining")
-            out = job.join(place, (self.sound.waveform, self.sound.rate))
+            out = job.join(place, sound)
             if not keep_job:
                 job.remove()
         frames = self.shots[-1].stop

@@ -176,22 +176,32 @@ class Job:
                 "more. Free some space and queue again: finished clips are kept."
             )
 
-    def join(self, place: Place, sound: tuple[Tensor, int] | None) -> Path:
-        """All segments in one file, with a sound [C, N] and its rate beside them; it is there whole or not at all.
+    def keep_sound(self, waveform: Tensor, rate: int) -> Path | None:
+        """Encode the video's sound [C, N] for `join`; an hour of it takes twenty seconds, so it is done before the clips are made.
 
+        Returns:
+            The file; None for a sound without samples.
+        """
+        if not waveform.shape[-1]:
+            return None
+        file = self.folder / f"sound{self._codec.suffix}"
+        with explained(self.folder):
+            write_sound(file, waveform, rate, self._codec)
+        return file
+
+    def join(self, place: Place, sound: Path | None) -> Path:
+        """All segments in one file, and the sound beside them; it is there whole or not at all.
+
+        Args:
+            sound: of `keep_sound`.
         Returns:
             The file.
         """
         files = [self.folder / self._segment_name(clip.index) for clip in self._plan]
         partial = place.folder / f".{self._key}.partial{self._codec.suffix}"
-        heard = None
-        with explained(self.folder):
-            if sound is not None and sound[0].shape[-1]:
-                heard = self.folder / f"sound{self._codec.suffix}"
-                write_sound(heard, *sound, self._codec)
         with explained(place.folder):
             try:
-                join_segments(partial, files, [clip.keep for clip in self._plan], heard)
+                join_segments(partial, files, [clip.keep for clip in self._plan], sound)
                 sync(partial)
                 out = place.keep(partial)
                 sync(out.parent)
