@@ -8,7 +8,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
 from ..comfy_bridge.long_video import Settings, long_video
-from ..comfy_bridge.output import OutputPlace
+from ..comfy_bridge.output import OutputPlace, end_previews
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
@@ -116,6 +116,7 @@ class MultiTalkLongVideo(io.ComfyNode):
             place = OutputPlace(settings["filename_prefix"], codec.suffix)
             say = functools.partial(PromptServer.instance.send_progress_text, node_id=cls.hidden.unique_id)
             out, report = work.make(job, codec, place, say, settings["keep_job"])
+        end_previews(PromptServer.instance, cls.hidden.unique_id)
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
         shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(out)), sound, report, ui=shown)

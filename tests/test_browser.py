@@ -91,3 +91,25 @@ def test_an_example_loads_runs_and_plays(server, page, tmp_path):
     page.evaluate(f"() => {{ const video = ({VIDEO})(); video.muted = true; video.play() }}")
     page.wait_for_function(f"() => ({VIDEO})().currentTime > 0.5", timeout=VIDEO_LIMIT)
     assert [text for text in page.complaints if not any(known in text for known in NOT_OURS)] == []
+
+
+def test_a_long_video_tells_where_it_is(server, page, tmp_path):
+    """Text on the node, the bar in the queue, a picture of every finished clip; then it plays."""
+    workflow = json.loads((ROOT / "workflows" / "demo_long_talk.json").read_text(encoding="utf-8"))
+    page.evaluate("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, "demo_long_talk"])
+    page.wait_for_timeout(SETTLE)
+    small = "() => { app.graph.nodes.find(node => node.type === 'LoadImage').widgets[0].value = 'face_small.png' }"
+    page.evaluate(small)
+    page.evaluate(LISTEN)
+    page.evaluate("() => { window.pictures = 0; app.api.addEventListener('b_preview', () => { window.pictures += 1 }) }")
+    page.get_by_test_id("queue-button").click()
+    said = "() => [...document.querySelectorAll('*')].some(part => /clip 3\\/\\d+, step \\d\\/8/.test(part.textContent + (part.value ?? '')))"
+    page.wait_for_function(said, timeout=RUN_LIMIT)
+    page.screenshot(path=tmp_path / "running.png")
+    assert page.evaluate("() => window.pictures") >= 2
+    page.wait_for_function("() => window.ended", timeout=RUN_LIMIT)
+    assert page.evaluate("() => window.ended[0]") == "execution_success", page.evaluate("() => window.ended[1]")
+    page.wait_for_function(VIDEO, timeout=VIDEO_LIMIT)
+    page.wait_for_timeout(SETTLE)
+    page.screenshot(path=tmp_path / "done.png")
+    assert abs(page.evaluate(f"() => ({VIDEO})().duration") - 197 / 25) < 0.1
