@@ -50,7 +50,7 @@ def _taken(path: Path) -> bool:
 
 
 def end_previews(server: Any, node_id: str) -> None:
-    """Makes the editor show what a node returns. While it has a preview of the node, it takes that for the finished video and shows neither.
+    """Makes the editor show what a node returns. While it has a preview of the node, it takes that for the video and shows neither.
 
     It lets go of previews when it hears that a node begins, and takes its time; whoever has no editor open does not wait.
     """

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from .comfy import CANCEL_LIMIT, Comfy, Result, place_for
+from .comfy import CANCEL_LIMIT, SUBFOLDER, Comfy, Result, place_for
 from .errors import BadRequest, ClientError, DeadlineExceeded, Forgotten, Interrupted, Refused
 from .queue import PREFIX, Output, Progress, id_of, is_same, is_success, outputs_of, progress_of, says_that_something_ended, video_of
 from .request import Request
@@ -100,8 +100,8 @@ class AsyncClient(Comfy):
         out = place_for(out)
 
         async def work() -> Path:
-            graph = template.fill(request, await self._uploaded(request.files))
-            return (await self._make(graph, out, job, request.files, progress)).file
+            graph = template.fill(request, await self._uploaded(request.files, SUBFOLDER))
+            return (await self._make(graph, out, job, request.files, SUBFOLDER, progress)).file
 
         return await _within(timeout, work())
 
@@ -112,21 +112,22 @@ class AsyncClient(Comfy):
         *,
         job: str | None = None,
         files: Sequence[Path] = (),
+        folder: str = SUBFOLDER,
         timeout: float = 3600.0,
         progress: Told | None = None,
     ) -> Made:
         """Queues a prompt that saves a video, waits and downloads; otherwise as `generate`.
 
         Args:
-            files: what the prompt reads, as `upload` was given it: sent again if ComfyUI comes back without them.
+            files, folder: what the prompt reads, as `upload` was given it: sent again if ComfyUI comes back without it.
         """
-        return await _within(timeout, self._make(prompt, place_for(out), job, files, progress))
+        return await _within(timeout, self._make(prompt, place_for(out), job, files, folder, progress))
 
-    async def _make(self, graph: Prompt, out: Path, job: str | None, files: Sequence[Path], progress: Told | None) -> Made:
+    async def _make(self, graph: Prompt, out: Path, job: str | None, files: Sequence[Path], folder: str, progress: Told | None) -> Made:
         number = id_of(job) if job else id_of(graph)
 
         async def again() -> None:
-            await self._uploaded(files)
+            await self._uploaded(files, folder)
 
         entry, fresh = await self._run(_named(graph, number), number, again, progress)
         output = video_of(outputs_of(entry))
@@ -148,8 +149,8 @@ class AsyncClient(Comfy):
         entry, _ = await _within(timeout, self._run(prompt, number, None, progress))
         return outputs_of(entry)
 
-    async def _uploaded(self, files: Sequence[Path]) -> dict[Path, str]:
-        return {file: await self.upload(file) for file in files}
+    async def _uploaded(self, files: Sequence[Path], folder: str) -> dict[Path, str]:
+        return {file: await self.upload(file, folder) for file in files}
 
     async def _run(
         self, prompt: Prompt, number: str, again: Callable[[], Awaitable[None]] | None, progress: Told | None

@@ -70,9 +70,11 @@ class Comfy:
         if self._own:
             await self._own.close()
 
-    async def upload(self, file: Path | str) -> str:
+    async def upload(self, file: Path | str, folder: str = SUBFOLDER) -> str:
         """Sends a file to ComfyUI's input folder, unless it is there; returns what loader nodes call it. The same bytes have the same name.
 
+        Args:
+            folder: in the input folder.
         Raises:
             BadRequest: there is no such file.
         """
@@ -83,11 +85,11 @@ class Comfy:
         except OSError as error:
             raise BadRequest(f"'{file}' cannot be read: {error.strerror or error}") from error
         name = digest[:24] + file.suffix.lower()
-        if await self.size_of(Output("", name, SUBFOLDER, "input")) == size:  # somebody may be reading it just now
-            return f"{SUBFOLDER}/{name}"
+        if await self.size_of(Output("", name, folder, "input")) == size:  # somebody may be reading it just now
+            return f"{folder}/{name}"
 
         def form() -> aiohttp.FormData:
-            data = aiohttp.FormData({"subfolder": SUBFOLDER, "type": "input"})
+            data = aiohttp.FormData({"subfolder": folder, "type": "input"})
             # any file is called an image; aiohttp closes it
             data.add_field("image", file.open("rb"), filename=name, content_type="application/octet-stream")
             return data

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+LONGEST = 500  # characters of what a node says: some repeat whole lists
+
 
 class ClientError(Exception):
     """Anything that keeps a request from its video; the message says what to do."""
@@ -50,7 +52,12 @@ class Refused(ClientError):
 
     @property
     def details(self) -> dict[str, Any]:
-        return {"node_errors": self.node_errors}
+        """Without what ComfyUI adds for developers: lists of files, and stack traces."""
+        told = {
+            node: {"class_type": str(found.get("class_type")), "errors": [_short(error) for error in found.get("errors", ())]}
+            for node, found in self.node_errors.items()
+        }
+        return {"node_errors": told}
 
 
 class NodeFailed(ClientError):
@@ -96,6 +103,10 @@ class NoVideo(ClientError):
     """The prompt ended well, but there is no video."""
 
     code = "no_video"
+
+
+def _short(error: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(error[name])[:LONGEST] for name in ("type", "message", "details") if error.get(name)}
 
 
 def _told(error: Mapping[str, Any]) -> str:

@@ -87,6 +87,11 @@ def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
         raise Interrupted(f"Somebody interrupted the prompt, at {at.get('node_type')} (node {at.get('node_id')}).")
     if not is_success(entry):
         raise Interrupted(f"The prompt ended without a result: {json.dumps(status)[:300]}")
+    return files_of(entry)
+
+
+def files_of(entry: Mapping[str, Any]) -> list[Output]:
+    """The files that a prompt saved, however it ended."""
     return [
         Output(node, file["filename"], file.get("subfolder", ""), file.get("type", "output"))
         for node, saved in entry.get("outputs", {}).items()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .client import AsyncClient, Made, Told
-from .comfy import CANCEL_LIMIT, PATIENCE, SERVER, Result
+from .comfy import CANCEL_LIMIT, PATIENCE, SERVER, SUBFOLDER, Result
 from .queue import Output
 from .request import Request
 from .templates import DEFAULT, Prompt, Template
@@ -66,16 +66,17 @@ class Client:
         *,
         job: str | None = None,
         files: Sequence[Path] = (),
+        folder: str = SUBFOLDER,
         timeout: float = 3600.0,
         progress: Told | None = None,
     ) -> Made:
-        return self._wait(self._client.make(prompt, out, job=job, files=files, timeout=timeout, progress=progress))
+        return self._wait(self._client.make(prompt, out, job=job, files=files, folder=folder, timeout=timeout, progress=progress))
 
     def run(self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: Told | None = None) -> list[Output]:
         return self._wait(self._client.run(prompt, prompt_id, timeout=timeout, progress=progress))
 
-    def upload(self, file: Path | str) -> str:
-        return self._wait(self._client.upload(file))
+    def upload(self, file: Path | str, folder: str = SUBFOLDER) -> str:
+        return self._wait(self._client.upload(file, folder))
 
     def download(self, output: Output, out: Path | str) -> Path:
         return self._wait(self._client.download(output, out))

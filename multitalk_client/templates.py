@@ -166,7 +166,8 @@ def is_link(value: Any) -> bool:
 
 
 def _is_node(node: Any) -> bool:
-    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+    kind = node.get("class_type") if isinstance(node, dict) else None
+    return isinstance(kind, str) and bool(kind) and isinstance(node.get("inputs"), dict)
 
 
 def _inputs(graph: Prompt, places: tuple[tuple[str, str], ...]) -> list[tuple[dict[str, Any], str]]:

@@ -29,9 +29,11 @@ def main() -> None:
     del sys.argv[at:]  # the rest is the SDK's
     try:
         settings = Settings.of()
-        host, port = os.environ.get("MULTITALK_HEALTH_HOST") or "127.0.0.1", int(os.environ.get("MULTITALK_HEALTH_PORT") or 8081)
-    except (JobError, ValueError) as error:
+    except JobError as error:
         sys.exit(f"multitalk: {error}")
+    host, port = os.environ.get("MULTITALK_HEALTH_HOST") or "127.0.0.1", os.environ.get("MULTITALK_HEALTH_PORT") or "8081"
+    if not port.isdecimal():
+        sys.exit(f"multitalk: MULTITALK_HEALTH_PORT is {port}, expected a port's number.")
     import runpod  # takes seconds, and reads the command line
 
     metrics = Metrics()
@@ -42,7 +44,10 @@ def main() -> None:
         keeper = Keeper(comfyui, metrics.deaths.inc, lambda: os._exit(GIVEN_UP))
         atexit.register(keeper.stop)
         keeper.start()
-    Health(worker, host, port).start()
+    try:
+        Health(worker, host, int(port)).start()
+    except OSError as error:
+        sys.exit(f"multitalk: health cannot be served on {host}:{port}: {error}. Set MULTITALK_HEALTH_PORT to another.")
 
     async def handler(job):  # the SDK looks whether it is a coroutine function
         return await worker(job)

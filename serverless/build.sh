@@ -8,7 +8,8 @@ if [ -n "$(git status --porcelain)" ]; then
     echo "build: there are changes that are not committed, so no commit would name what is in the image; commit them first" >&2
     exit 1
 fi
-docker build --platform linux/amd64 --file serverless/Dockerfile --build-arg "COMMIT=$(git rev-parse HEAD)" --tag "$image" .
+# what git knows and nothing else goes into the image
+git archive HEAD | docker build --platform linux/amd64 --file serverless/Dockerfile --build-arg "COMMIT=$(git rev-parse HEAD)" --tag "$image" -
 if [ "${2:-}" = --push ]; then
     docker push "$image"
 fi

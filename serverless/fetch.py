@@ -7,19 +7,22 @@ anew. Nothing of the worker's own goes along.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import re
 import socket
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from .errors import JobError
 
 REDIRECTS = 5
 CONNECT, SILENCE = 10.0, 30.0  # seconds for a connection, and for the next bytes
 BLOCK = 2**18  # bytes
+NUMBER = re.compile(r"\d+|0x[0-9a-f]*", re.IGNORECASE)
 MOVED = (301, 302, 303, 307, 308)
 
 
@@ -75,15 +78,17 @@ async def fetch(url: str, file: Path, limit: int, resolver: AbstractResolver | N
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             if _is_not_public(error):
                 raise _refused() from error
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise JobError("The worker's disk is full.", "disk_full") from error
             raise JobError("A file could not be fetched: its host does not answer as it should.", "input_unreachable") from error
 
 
-async def _follow(session: aiohttp.ClientSession, url: str, file: Path, limit: int) -> None:
+async def _follow(session: aiohttp.ClientSession, address: str, file: Path, limit: int) -> None:
+    url = checked(address)
     for _ in range(REDIRECTS + 1):
-        checked(url)
         async with session.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as response:
             if response.status in MOVED and "Location" in response.headers:
-                url = urljoin(url, response.headers["Location"])
+                url = checked(response.headers["Location"], url)
                 continue
             if response.status != 200:
                 raise JobError(f"A file could not be fetched: its host answered with HTTP status {response.status}.", "input_not_found")
@@ -100,25 +105,33 @@ async def _follow(session: aiohttp.ClientSession, url: str, file: Path, limit: i
     raise JobError(f"A file could not be fetched: its host redirects more than {REDIRECTS} times.", "input_unreachable")
 
 
-def checked(url: str) -> None:
-    """Raises JobError for an address that is not to be asked; names are looked up later, by PublicResolver."""
+def checked(address: str, base: URL | None = None) -> URL:
+    """An address that may be asked; names are looked up later, by PublicResolver.
+
+    What is returned is what is asked: another reading of the same text could find another host in it.
+
+    Raises:
+        JobError: it may not.
+    """
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        url = URL(address) if base is None else base.join(URL(address))
+        host, port = url.raw_host, url.explicit_port
     except ValueError as error:
         raise JobError("A file's address is no URL.", "invalid_input") from error
-    if parts.scheme != "https" or not host:
+    if url.scheme != "https" or not host:
         raise JobError("Files are fetched from https:// addresses only.", "invalid_input")
-    if parts.username is not None or parts.password is not None:
+    if url.raw_user is not None or url.raw_password is not None:
         raise JobError("A file's address must not hold a user name or a password.", "invalid_input")
     if port not in (None, 443):
         raise _refused()
     try:
         public = is_public(host)
-    except ValueError:
-        return  # a name
+    except ValueError:  # a name, unless it is a number in a form that only some read as an address
+        name = host.rstrip(".")
+        public = "." in name and not NUMBER.fullmatch(name.rpartition(".")[2])
     if not public:
         raise _refused()
+    return url
 
 
 def too_large(limit: int) -> JobError:

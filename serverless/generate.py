@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from multitalk_client import AsyncClient, Made, Output, Progress, Template
-from multitalk_client.queue import outputs_of, seconds_of, texts_of
+import aiohttp
+
+from multitalk_client import AsyncClient, ClientError, Made, Progress, Template, id_of
+from multitalk_client.comfy import SUBFOLDER
+from multitalk_client.queue import files_of, seconds_of, texts_of
 from multitalk_client.templates import Prompt
 
 from . import models, prepare
@@ -24,8 +30,11 @@ from .settings import Settings
 from .storage import Bucket
 from .video import Video, at_rate, probe
 
-LARGEST_ANSWER = 7_000_000  # bytes of a video inside the answer: RunPod takes 10 MB, and base64 is a third longer
+log = logging.getLogger("multitalk.job")
+
+LARGEST_ANSWER = 7_000_000  # bytes of videos inside an answer: RunPod takes 10 MB, and base64 is a third longer
 NOTE = "Real MultiTalk inference"  # older clients look for it
+OTHER = "A workflow without MultiTalk"
 SHAPE = re.compile(r"audio features \[([\d, ]+)\]")  # in the long video's report
 SEEDS = ("seed", "noise_seed")
 
@@ -39,12 +48,15 @@ class Generator:
         self._settings, self._metrics = settings, metrics
         self._bucket = Bucket(settings.storage)
 
-    async def video(self, client: AsyncClient, job: str, asked: Generate | Workflow, told: Told | None = None) -> dict[str, Any]:
+    async def video(
+        self, client: AsyncClient, job: str, asked: Generate | Workflow, told: Told | None = None, together: int = 1
+    ) -> dict[str, Any]:
         """The job's answer.
 
         Args:
             job: its name; whoever asks under it again gets the same video.
             told: is called with every word of progress.
+            together: videos that go into one answer.
         Raises:
             JobError, ClientError: what went wrong.
         """
@@ -54,25 +66,33 @@ class Generator:
             with timings.phase("check_storage"):
                 await asyncio.to_thread(self._bucket.check, key)
                 if (info := await asyncio.to_thread(self._bucket.find, key, job)) is not None:
-                    return await self._answer(form, key, None, info)
+                    return {"video": await self._address(form, key), "video_info": info}
+        folder = f"{SUBFOLDER}/{id_of(job)}"  # of ComfyUI's inputs
         with tempfile.TemporaryDirectory(prefix="multitalk-job-") as name:
-            prepared = await self._prepared(client, asked, Inputs(Path(name), self._bucket), timings)
-            made = None
             try:
+                prepared = await self._prepared(client, asked, Inputs(Path(name), self._bucket), folder, timings)
                 with timings.phase("render"):
-                    place, limit = Path(name) / "made.mp4", self._settings.seconds
-                    made = await client.make(prepared.graph, place, job=job, files=prepared.files, timeout=limit, progress=told)
+                    made = await client.make(
+                        prepared.graph,
+                        Path(name) / "made.mp4",
+                        job=job,
+                        files=prepared.files,
+                        folder=folder,
+                        timeout=self._settings.seconds,
+                        progress=told,
+                    )
                 file, video, notes = await self._finished(made, asked, timings)
                 info = _info(made, prepared.graph, video, [*notes, *prepared.notes], timings)
                 with timings.phase("deliver"):
-                    if form != "base64":
+                    if form == "base64":
+                        answer = await asyncio.to_thread(_inside, file, LARGEST_ANSWER // together)
+                    else:
                         await asyncio.to_thread(self._bucket.upload, file, key, job, info)
-                    answer = await self._answer(form, key, file, info)
+                        answer = await self._address(form, key)
             finally:
-                await asyncio.to_thread(self._tidy, prepared.names, outputs_of(made.entry) if made else ())
-        answer["video_info"]["timings"] = dict(timings)
+                await self._tidy(client, job, folder)
         self._metrics.pace.observe((time.monotonic() - began) / video.duration)
-        return answer
+        return {"video": answer, "video_info": info | {"timings": dict(timings)}}
 
     def _form(self, asked: Delivery) -> str:
         """How the video is handed over; what cannot be is told before it is made."""
@@ -81,20 +101,22 @@ class Generator:
             raise JobError(f"output_format {form} needs a bucket: set AWS_S3_BUCKET_NAME on the endpoint.", "storage_not_configured")
         return form
 
-    async def _prepared(self, client: AsyncClient, asked: Generate | Workflow, inputs: Inputs, timings: Timings) -> prepare.Prepared:
+    async def _prepared(
+        self, client: AsyncClient, asked: Generate | Workflow, inputs: Inputs, folder: str, timings: Timings
+    ) -> prepare.Prepared:
         if isinstance(asked, Workflow):
             graph = prepare.workflow_of(asked, self._settings)
             with timings.phase("check_models"):
                 (await models.look(client, graph)).expect_complete()
             with timings.phase("fetch"):
-                return await prepare.with_files(client, asked, graph, inputs)
+                return await prepare.with_files(client, asked, graph, inputs, folder)
         template = prepare.template_of(asked, self._settings)
         with timings.phase("check_models"):
             await self.ready(client, template)
         with timings.phase("fetch"):
             request = await prepare.request_of(asked, template, inputs)
         with timings.phase("upload"):
-            return await prepare.fill(client, asked, template, request)
+            return await prepare.fill(client, asked, template, request, folder)
 
     async def ready(self, client: AsyncClient, template: Template) -> models.State:
         """Loads a template's models, if they are not.
@@ -121,25 +143,37 @@ class Generator:
             video = await asyncio.to_thread(probe, file)
         return file, video, [f"{note}, converted to {video.frames} at {video.fps:g} fps"]
 
-    async def _answer(self, form: str, key: str, file: Path | None, info: Mapping[str, Any]) -> dict[str, Any]:
+    async def _address(self, form: str, key: str) -> str:
         if form == "url":
-            video = await asyncio.to_thread(self._bucket.address, key)
-        elif file is None or form == "s3":
-            video = "s3://{}/{}".format(*self._bucket.place_of(key))
-        else:
-            if (length := file.stat().st_size) > LARGEST_ANSWER:
-                told = f"The video has {length} bytes, and an answer holds {LARGEST_ANSWER}. Ask for output_format s3 or url."
-                raise JobError(told, "output_too_large", bytes=length)
-            video = base64.b64encode(await asyncio.to_thread(file.read_bytes)).decode()
-        return {"video": video, "video_info": dict(info)}
+            return await asyncio.to_thread(self._bucket.address, key)
+        return "s3://{}/{}".format(*self._bucket.place_of(key))
 
-    def _tidy(self, sent: Sequence[str], saved: Sequence[Output]) -> None:
-        """Removes a job's files from ComfyUI's folders, as far as they are on this machine."""
-        places = [("input", Path(name)) for name in sent]
-        places += [(output.type, Path(output.subfolder) / output.filename) for output in saved]
-        for kind, name in places:
-            if kind in self._settings.folders and ".." not in name.parts and not name.is_absolute():
-                (self._settings.folders[kind] / name).unlink(missing_ok=True)
+    async def _tidy(self, client: AsyncClient, job: str, folder: str) -> None:
+        """Removes a job's files from ComfyUI's folders, as far as they are on this machine; an answer does not depend on it."""
+        folders, saved = self._settings.folders, []
+        if not folders:
+            return
+        with suppress(ClientError, aiohttp.ClientError, asyncio.TimeoutError):
+            state, entry = await client.look(id_of(job))
+            saved = files_of(entry) if state == "ended" else []
+        try:
+            for output in saved:
+                if output.type in folders:
+                    place = (folders[output.type] / output.subfolder / output.filename).resolve()
+                    if place.is_relative_to(folders[output.type].resolve()):
+                        place.unlink(missing_ok=True)
+            if "input" in folders:
+                shutil.rmtree(folders["input"] / folder, ignore_errors=True)
+        except OSError as error:
+            log.warning("a job's files could not be removed", extra={"why": str(error)})
+
+
+def _inside(file: Path, limit: int) -> str:
+    """A video as base64."""
+    if (length := file.stat().st_size) > limit:
+        told = f"The video has {length} bytes, and there is room for {limit} in the answer. Ask for output_format s3 or url."
+        raise JobError(told, "output_too_large", bytes=length)
+    return base64.b64encode(file.read_bytes()).decode()
 
 
 def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings: Timings) -> dict[str, Any]:
@@ -147,6 +181,7 @@ def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings
     if (seconds := seconds_of(made.entry)) is not None:
         timings["comfyui"] = seconds
     shape = next((found.group(1) for text in texts_of(made.entry) if (found := SHAPE.search(text))), None)
+    ours = any(node["class_type"].startswith("MultiTalk") and "model" in node["inputs"] for node in graph.values())
     seeds = (node["inputs"][name] for node in graph.values() for name in SEEDS if name in node["inputs"])
     return {
         "width": video.width,
@@ -155,7 +190,7 @@ def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings
         "frames": video.frames,
         "duration": round(video.duration, 3),
         "seed": next((seed for seed in seeds if isinstance(seed, int)), None),
-        "processing_note": f"{NOTE}: {'; '.join(notes)}",
+        "processing_note": f"{NOTE if ours else OTHER}: {'; '.join(notes)}",
         "models_used": {"wav2vec_model" if name == "wav2vec" else name: file for name, file in models.needed_by(graph).items()},
         "audio_features_shape": [int(number) for number in shape.split(",")] if shape else None,
         "timings": dict(timings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import uuid
@@ -24,6 +25,7 @@ log = logging.getLogger("multitalk.worker")
 ENGINE, IMPLEMENTATION = "Real MultiTalk", "MeiGen-MultiTalk"  # older clients look for them
 PATIENCE = 180.0  # seconds that ComfyUI may be gone: it is started anew, and large models take their time
 SHORT_PATIENCE = 5.0  # for what somebody waits for
+LONGEST = 2000  # characters of an error
 BETWEEN = 5.0  # seconds between words of progress
 HINTS = {
     "out_of_memory": "Ask for a smaller size, or take a larger GPU.",
@@ -50,6 +52,7 @@ class Worker:
     def __init__(self, settings: Settings, metrics: Metrics | None = None, update: Update | None = None) -> None:
         self.settings, self.metrics = settings, metrics or Metrics()
         self._generator, self._update = Generator(settings, self.metrics), update
+        self._started = False  # ComfyUI has answered; before, it gets its time
         self._redact = logs.Redactor(secrets_in(os.environ))
 
     async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,23 +81,29 @@ class Worker:
             log.info("job ends", extra={"action": action, "timings": (answer.get("video_info") or {}).get("timings")})
         return answer
 
-    async def _do(self, action: str, name: str, given: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
-        patience = PATIENCE if action == "generate" else SHORT_PATIENCE
+    async def _do(self, action: str, name: str, given: Mapping[str, Any], job: Mapping[str, Any], together: int = 1) -> dict[str, Any]:
+        """One of the actions; `together` videos go into one answer."""
+        patience = SHORT_PATIENCE if self._started and action != "generate" else PATIENCE
         async with AsyncClient(self.settings.comfyui, patience=patience) as client:
+            await client.system_stats()
+            self._started = True
             if action == "health_check":
                 return await self.health(client)
             if action == "model_check":
                 return await self._model_check(client)
             if action == "volume_explore":
                 return {"status": "success", "folders": await client.model_files()}
-            return await self._generator.video(client, name, asked_of(given), self._teller(job))
+            return await self._generator.video(client, name, asked_of(given), self._teller(job), together)
 
     async def _batch(self, name: str, batch: list[Mapping[str, Any]], job: Mapping[str, Any]) -> dict[str, Any]:
         """Several videos, one after another. One that fails does not keep the others from being made, but the job is not a success."""
+        keys = [key for given in batch if (key := given.get("s3_output_key")) is not None]
+        if len(set(map(str, keys))) < len(keys):
+            raise JobError("Two videos of a batch have the same s3_output_key; one would replace the other.", "invalid_input")
         results = []
         for number, given in enumerate(batch, start=1):
             one = f"{name}-{number}"
-            results.append(await self._answered(lambda given=given, one=one: self._do("generate", one, given, job)))
+            results.append(await self._answered(lambda given=given, one=one: self._do("generate", one, given, job, len(batch))))
         if not (failed := [result for result in results if "error" in result]):
             return {"results": results}
         told = f"{len(failed)} of {len(results)} videos were not made; the first because {failed[0]['error']}"
@@ -117,7 +126,8 @@ class Worker:
                 "The worker's disk is full." if full else "The worker failed; its log says why.", "disk_full" if full else "internal"
             )
         answer = failure.reply()
-        answer["error"] = self._redact(answer["error"])
+        answer["error"] = self._redact(answer["error"][:LONGEST])
+        answer["error_details"] = json.loads(self._redact(json.dumps(answer["error_details"], default=str)))
         if hint := HINTS.get(failure.code):
             answer["error_details"] = {**answer["error_details"], "hint": hint}
         return answer

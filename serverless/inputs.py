@@ -15,6 +15,7 @@ from .sniff import HEAD, Kind, suffix_of
 from .storage import Bucket
 
 LIMITS: dict[Kind, int] = {"image": 64 * 2**20, "audio": 1024 * 2**20, "video": 4096 * 2**20, "any": 4096 * 2**20}  # bytes
+TOTAL = 8192 * 2**20  # bytes of a job
 SEEN = {
     "image": "a PNG, JPEG, WebP or BMP picture",
     "audio": "WAV, FLAC, MP3, Ogg, M4A or a video",
@@ -37,7 +38,9 @@ class Inputs:
             JobError: it is not there, too large, or something else than it should be.
         """
         fetched = self.folder / f"{name}.part"
-        limit = LIMITS[kind]
+        limit = min(LIMITS[kind], TOTAL - sum(file.stat().st_size for file in self.folder.iterdir()))
+        if limit <= 0:
+            raise JobError(f"A job's files are larger than {TOTAL / 2**20:g} MB together.", "input_too_large")
         if isinstance(source, Inline) or source.startswith("data:"):
             content = _decoded(source)
             if len(content) > limit:

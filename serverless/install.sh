@@ -14,6 +14,7 @@ from pathlib import Path
 from tools.host import find_comfyui
 find_comfyui(Path.cwd(), Path(os.environ["FOLDER"]))
 ')
+rm -rf "$folder/comfyui" # of an earlier run
 mv "$folder/comfyui-$version" "$folder/comfyui"
 
 echo "install: packages"

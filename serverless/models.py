@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,8 @@ LOADERS = {
 }
 DEMO, OF_THE_DEMO = "MultiTalkDemoModel", ("multitalk", "wan21", "wav2vec", "vae")  # in one node, with the pack
 SHOW = "PreviewAny"  # takes anything, so that a loader has somebody to load for
-LISTENERS = ("MultiTalkWav2VecLoader", DEMO)
+LISTENER = "MultiTalkWav2VecLoader"
+PLAIN, LONGEST_NAME = re.compile(r"[\w-]{1,100}", re.ASCII), 100
 COMPONENTS = ("wan_i2v", "audio_encoder", "feature_extractor")
 
 
@@ -70,27 +73,34 @@ class State:
 
 def needed_by(graph: Prompt) -> dict[str, str]:
     """The models that a graph loads, by what they are for."""
-    found: dict[str, str] = {}
+    demo = dict.fromkeys(OF_THE_DEMO, "of the demo, in the pack") if any(node["class_type"] == DEMO for node in graph.values()) else {}
+    return demo | {model: file for model, _, _, file in _loads(graph)}
+
+
+def _loads(graph: Prompt) -> Iterator[tuple[str, str, str, str]]:
+    """What for, by which node, by which of its inputs, and which file; a second of a kind is called …_2."""
+    seen: Counter[str] = Counter()
     for node in graph.values():
-        if node["class_type"] == DEMO:
-            found |= dict.fromkeys(OF_THE_DEMO, "of the demo, in the pack")
-        elif node["class_type"] in LOADERS:
+        if node["class_type"] in LOADERS:
             name, model = LOADERS[node["class_type"]]
-            found[model] = str(node["inputs"].get(name))
-    return found
+            file = node["inputs"].get(name)
+            if isinstance(file, str):  # else another node says
+                seen[model] += 1
+                yield model if seen[model] == 1 else f"{model}_{seen[model]}", node["class_type"], name, file
 
 
 async def look(client: AsyncClient, graph: Prompt) -> State:
     """Which of a graph's nodes and model files ComfyUI has; nothing is loaded for it."""
     state = State(needed_by(graph))
-    info = {kind: await client.object_info(kind) for kind in sorted({node["class_type"] for node in graph.values()})}
-    state.missing_nodes = [kind for kind, told in info.items() if kind not in told]
-    for node in graph.values():
-        kind = node["class_type"]
-        if kind in LOADERS and kind in info[kind]:
-            name, model = LOADERS[kind]
-            if node["inputs"].get(name) not in _choices(info[kind][kind], name):
-                state.missing.append(model)
+    kinds = sorted({node["class_type"] for node in graph.values()})
+    info: dict[str, Any] = {}
+    if all(PLAIN.fullmatch(kind) for kind in kinds):
+        for kind in kinds:
+            info |= await client.object_info(kind)
+    else:  # a name that could lead elsewhere in an address
+        info = await client.object_info()
+    state.missing_nodes = [kind[:LONGEST_NAME] for kind in kinds if kind not in info]
+    state.missing = [model for model, kind, name, file in _loads(graph) if kind in info and file not in _choices(info[kind], name)]
     return state
 
 
@@ -100,7 +110,9 @@ async def load(client: AsyncClient, graph: Prompt, state: State, seconds: float)
     try:
         await client.run(prompt, id_of("load", prompt), timeout=seconds)
     except NodeFailed as error:
-        broken = COMPONENTS[1:] if error.node_type in LISTENERS else COMPONENTS[:1]
+        if error.code == "out_of_memory":
+            raise
+        broken = {LISTENER: COMPONENTS[1:], DEMO: COMPONENTS}.get(error.node_type, COMPONENTS[:1])
         state.loaded |= {name: name not in broken for name in COMPONENTS}
         state.why = str(error)
     else:

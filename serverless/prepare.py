@@ -30,7 +30,6 @@ class Prepared:
 
     graph: Prompt
     files: Sequence[Path] = ()
-    names: Sequence[str] = ()  # what ComfyUI calls them
     notes: Sequence[str] = ()  # what is different from what was asked for
 
 
@@ -41,9 +40,11 @@ def template_of(asked: Generate, settings: Settings) -> Template:
         JobError: there is none.
     """
     name, there = asked.template or settings.template, templates()
+    turbo = asked.turbo or name.endswith("_turbo")
+    name = name.removesuffix("_turbo")
     if len(asked.voices) > 1 and f"{name}_multi" in there:
         name += "_multi"
-    if asked.turbo:
+    if turbo:
         name += "_turbo"
     if name not in there:
         code, told = ("turbo_not_available", "; leave turbo out") if asked.turbo else ("template_not_found", "")
@@ -96,33 +97,35 @@ async def request_of(asked: Generate, template: Template, inputs: Inputs) -> Req
         raise JobError(f"{problem['loc'][-1]}: {problem['msg']}.", "invalid_input", fields=[str(problem["loc"][-1])]) from error
 
 
-async def fill(client: AsyncClient, asked: Generate, template: Template, request: Request) -> Prepared:
+async def fill(client: AsyncClient, asked: Generate, template: Template, request: Request, folder: str) -> Prepared:
     """The template's graph with a job's fields and files.
 
+    Args:
+        folder: of ComfyUI's input folder, for the files.
     Raises:
         BadRequest: the template has no place for a field; nothing is sent then.
     """
     template.fill(request, {file: "" for file in request.files})
-    names = {file: await client.upload(file) for file in request.files}
+    names = {file: await client.upload(file, folder) for file in request.files}
     notes = [
         f"{field} left out: the template has no text encoder" for field in TEXTS if getattr(asked, field) and not template.takes(field)
     ]
     sides = {name: (getattr(asked, name), getattr(request, name)) for name in ("width", "height")}
     notes += [f"{name} {given} rounded to {side}" for name, (given, side) in sides.items() if given != side]
-    return Prepared(template.fill(request, names), request.files, list(names.values()), notes)
+    return Prepared(template.fill(request, names), request.files, notes)
 
 
-async def with_files(client: AsyncClient, asked: Workflow, graph: Prompt, inputs: Inputs) -> Prepared:
+async def with_files(client: AsyncClient, asked: Workflow, graph: Prompt, inputs: Inputs, folder: str) -> Prepared:
     """A job's own graph, in which the names of its files are those that ComfyUI gave them."""
     sources = enumerate(asked.files.items(), start=1)
     files = {name: await inputs.file(source, "any", f"file_{number}") for number, (name, source) in sources}
-    names = {name: await client.upload(file) for name, file in files.items()}
+    names = {name: await client.upload(file, folder) for name, file in files.items()}
     graph = copy.deepcopy(graph)
     for node in graph.values():
         for name, value in node["inputs"].items():
             if isinstance(value, str) and value in names:
                 node["inputs"][name] = names[value]
-    return Prepared(graph, list(files.values()), list(names.values()))
+    return Prepared(graph, list(files.values()))
 
 
 def _lengths(asked: Generate, template: Template, sounds: Sequence[Path]) -> list[float | None]:

@@ -17,7 +17,7 @@ MAX_SPEAKERS = 4
 MAX_BATCH = 16
 MAX_FILES = 32  # of a workflow
 FPS = 25  # of the model; other rates are converted to at the end
-LONGEST = 6 * 3600  # seconds of video
+LEAST, LONGEST = 0.2, 6 * 3600  # seconds of video
 LONGEST_NAME = 1024  # characters of a bucket's key
 LONGEST_INLINE = 40 * 2**20  # characters of a file inside the request: RunPod takes 10 or 20 MB
 ACTIONS = {name: name for name in ("generate", "model_check", "volume_explore", "health_check")} | {"health": "health_check"}
@@ -85,7 +85,7 @@ class Delivery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fps: Number | None = Field(None, ge=1, le=120, description="of the finished file")
+    fps: Number | None = Field(None, ge=5, le=120, description="of the finished file")
     output_format: Literal["s3", "base64", "url"] | None = Field(None, description="else s3 where there is a bucket")
     s3_output_key: str | None = Field(None, min_length=1, max_length=LONGEST_NAME)
 
@@ -119,17 +119,17 @@ class Generate(Delivery):
     audio_type: Literal["add", "para"] | None = Field(None, description="voices in turn (add) or at once (para)")
     prompt: Text | None = None
     negative_prompt: Text | None = None
-    seed: int | None = Field(None, ge=0, lt=2**64)
-    steps: int | None = Field(None, ge=1, le=200)
+    seed: int | None = Field(None, strict=True, ge=0, lt=2**64)
+    steps: int | None = Field(None, strict=True, ge=1, le=200)
     shift: Number | None = Field(None, gt=0, le=100)
     text_guide_scale: Number | None = Field(None, ge=0, le=30)
     audio_guide_scale: Number | None = Field(None, ge=0, le=30)
     turbo: bool = False
     size: Literal["multitalk-480", "multitalk-720"] | None = None
-    width: int | None = Field(None, ge=32, le=2048)
-    height: int | None = Field(None, ge=32, le=2048)
-    duration: Number | None = Field(None, ge=1 / FPS, le=LONGEST, description="seconds, at most")
-    frames: int | None = Field(None, ge=1, le=LONGEST * FPS)
+    width: int | None = Field(None, strict=True, ge=32, le=2048)
+    height: int | None = Field(None, strict=True, ge=32, le=2048)
+    duration: Number | None = Field(None, ge=LEAST, le=LONGEST, description="seconds, at most")
+    frames: int | None = Field(None, strict=True, ge=round(LEAST * FPS), le=LONGEST * FPS)
     template: str | None = Field(None, pattern=r"^[a-z0-9_]{1,64}$")
 
     @property
@@ -208,7 +208,7 @@ def asked_of(given: Mapping[str, Any]) -> Generate | Workflow:
         for alias in aliases:
             if alias in fields:
                 value = fields.pop(alias)
-                fields.setdefault(name, value)
+                fields[name] = value if fields.get(name) is None else fields[name]
     if isinstance(fields.get("files"), list):
         fields["files"] = dict(map(_named_image, fields["files"]))
     try:

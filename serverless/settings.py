@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,8 +40,10 @@ class Settings:
 
         try:
             seconds = float(value("MULTITALK_JOB_SECONDS", "3600"))
-        except ValueError as error:
-            raise JobError("MULTITALK_JOB_SECONDS is no number of seconds.", "misconfigured") from error
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise JobError("MULTITALK_JOB_SECONDS is no number of seconds above 0.", "misconfigured")
         folders = {kind: value(f"MULTITALK_{kind.upper()}_FOLDER", "") for kind in ("input", "output", "temp")}
         return cls(
             comfyui=value("COMFYUI_URL", "http://127.0.0.1:8188"),
@@ -55,7 +59,8 @@ class Settings:
 
 def secrets_in(environment: Mapping[str, str]) -> list[str]:
     """The values that must not be seen anywhere."""
-    return [environment[name] for name in SECRETS if len(environment.get(name, "")) >= 8]
+    values = [environment.get(name, "").strip() for name in SECRETS]
+    return [form for value in values if len(value) >= 6 for form in {value, json.dumps(value)[1:-1]}]
 
 
 def _version() -> str:

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .errors import JobError
 from .fetch import too_large
@@ -36,6 +35,7 @@ class Settings:
     endpoint: str | None
     key: str | None
     secret: str | None
+    token: str | None  # of keys that are good for a while
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
@@ -50,6 +50,7 @@ class Settings:
             endpoint=first("BUCKET_ENDPOINT_URL"),
             key=first("AWS_ACCESS_KEY_ID", "BUCKET_ACCESS_KEY_ID"),
             secret=first("AWS_SECRET_ACCESS_KEY", "BUCKET_SECRET_ACCESS_KEY"),
+            token=first("AWS_SESSION_TOKEN"),
         )
 
     def __repr__(self) -> str:
@@ -121,8 +122,7 @@ class Bucket:
     def place_of(self, name: str) -> tuple[str, str]:
         """(bucket, key) of a name."""
         if name.startswith("s3://"):
-            parts = urlsplit(name)
-            bucket, key = parts.netloc, name[len("s3://") + len(parts.netloc) + 1 :]
+            bucket, _, key = name.removeprefix("s3://").partition("/")
             if not bucket or not key:
                 raise JobError("An s3:// address is s3://bucket/key.", "invalid_input")
             return bucket, key
@@ -147,8 +147,13 @@ class Bucket:
                 endpoint_url=self.settings.endpoint,
                 aws_access_key_id=self.settings.key,
                 aws_secret_access_key=self.settings.secret,
+                aws_session_token=self.settings.token,
                 config=Config(
-                    retries={"max_attempts": ATTEMPTS, "mode": "standard"}, connect_timeout=CONNECT, read_timeout=SILENCE, proxies={}
+                    signature_version="s3v4",
+                    retries={"max_attempts": ATTEMPTS, "mode": "standard"},
+                    connect_timeout=CONNECT,
+                    read_timeout=SILENCE,
+                    proxies={},
                 ),
             )
         return self._opened
@@ -168,7 +173,9 @@ def _explained(error: BaseException, doing: str, key: str) -> JobError:
     code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
     said = {code, *re.findall(r"\((\w+)\)", str(error))}  # of an upload in parts only the text is left
     if said & DENIED:
-        return JobError(f"The bucket refuses to {doing} '{key}': check the endpoint's keys and their rights.", "storage_denied", key=key)
+        told = f"The bucket refuses to {doing} '{key}': check the endpoint's keys and their rights."
+        told += " Without the right s3:ListBucket it also says so of what is not there." if doing == "read" else ""
+        return JobError(told, "storage_denied", key=key)
     if said & NOT_THERE:
         if doing == "read":
             return JobError(f"'{key}' is not in the bucket.", "input_not_found", key=key)

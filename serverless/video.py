@@ -6,6 +6,7 @@ Shapes: H, W pixels; frames are [H, W] of luma, 0…255.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,22 +39,19 @@ def probe(file: Path) -> Video:
     Raises:
         JobError: it cannot be decoded, has no picture or no sound, shows nothing, or one picture all the time.
     """
-    try:
-        with av.open(str(file)) as container:
-            if not container.streams.video or not container.streams.audio:
-                raise _useless("it has no " + ("sound" if container.streams.video else "picture"))
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or 0)
-            frames, shows, moves = _look(container)
-            width, height = stream.codec_context.width, stream.codec_context.height
-        heard = seconds_of_sound(file)
-    except (av.FFmpegError, OSError) as error:
-        raise _useless("it cannot be decoded") from error
+    with _decoding(_useless("it cannot be decoded")), _opened(file) as container:
+        if not container.streams.video or not container.streams.audio:
+            raise _useless("it has no " + ("sound" if container.streams.video else "picture"))
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or 0)
+        frames, shows, moves = _look(container)
+        width, height = stream.codec_context.width, stream.codec_context.height
+    heard = _seconds(file, _useless("its sound cannot be decoded"))
     if frames == 0 or rate <= 0:
         raise _useless("it has no frames")
     if not shows:
         raise _useless("it shows nothing")
-    if frames > 1 and not moves:
+    if not moves:
         raise _useless("it is one picture all the time")
     if abs(heard - frames / rate) > APART + 1 / rate:
         raise _useless(f"its picture lasts {frames / rate:.2f} s and its sound {heard:.2f} s")
@@ -69,7 +67,7 @@ def _look(container: av.container.InputContainer) -> tuple[int, bool, bool]:
         if before is not None:
             change += float(np.abs(luma - before).mean())
         count, before = count + 1, luma
-    return count, shows, change > STILL * max(1, count - 1)
+    return count, shows, count > 1 and change > STILL * (count - 1)
 
 
 def seconds_of_sound(file: Path) -> float:
@@ -78,20 +76,33 @@ def seconds_of_sound(file: Path) -> float:
     Raises:
         JobError: it cannot be decoded, or has no sound.
     """
+    return _seconds(file, JobError("A file that should be a voice has no sound that can be decoded.", "input_not_usable"))
+
+
+def _seconds(file: Path, useless: JobError) -> float:
+    with _decoding(useless), _opened(file) as container:
+        if not container.streams.audio:
+            raise useless
+        stream = container.streams.audio[0]
+        return sum(frame.samples for frame in container.decode(stream)) / stream.rate
+
+
+def _opened(file: Path) -> av.container.InputContainer:
+    return av.open(str(file), metadata_errors="ignore")  # titles may be in any encoding
+
+
+@contextmanager
+def _decoding(useless: JobError) -> Iterator[None]:
     try:
-        with av.open(str(file)) as container:
-            if not container.streams.audio:
-                raise JobError("A file that should be a voice has no sound.", "input_not_usable")
-            stream = container.streams.audio[0]
-            return sum(frame.samples for frame in container.decode(stream)) / stream.rate
-    except (av.FFmpegError, OSError) as error:
-        raise JobError("A file that should be a voice cannot be decoded.", "input_not_usable") from error
+        yield
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise useless from error
 
 
 def at_rate(file: Path, fps: float, out: Path) -> None:
     """The same video at another frame rate: frames are repeated or left out, the sound is copied."""
     rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(file)) as source, av.open(str(out), "w") as target:
+    with _decoding(_useless(f"it cannot be converted to {fps:g} fps")), _opened(file) as source, av.open(str(out), "w") as target:
         seen, heard = source.streams.video[0], source.streams.audio[0]
         shown = target.add_stream("libx264", rate=rate, options={"crf": CRF})
         shown.width, shown.height, shown.pix_fmt = seen.codec_context.width, seen.codec_context.height, "yuv420p"

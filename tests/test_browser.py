@@ -103,7 +103,8 @@ def test_a_long_video_tells_where_it_is(server, page, tmp_path):
     page.evaluate(LISTEN)
     page.evaluate("() => { window.pictures = 0; app.api.addEventListener('b_preview', () => { window.pictures += 1 }) }")
     page.get_by_test_id("queue-button").click()
-    said = "() => [...document.querySelectorAll('*')].some(part => /clip 3\\/\\d+, step \\d\\/8/.test(part.textContent + (part.value ?? '')))"
+    said = "() => [...document.querySelectorAll('*')].some(part => "
+    said += "/clip 3\\/\\d+, step \\d\\/8/.test(part.textContent + (part.value ?? '')))"
     page.wait_for_function(said, timeout=RUN_LIMIT)
     page.screenshot(path=tmp_path / "running.png")
     assert page.evaluate("() => window.pictures") >= 2

@@ -113,6 +113,17 @@ def test_a_job_leaves_nothing_behind_and_is_made_once(worker, server, bucket, tm
     assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes(), "the same video, made anew"
 
 
+def test_jobs_at_once_with_the_same_files_leave_each_other_alone(worker, server, bucket, tmp_path):
+    given = SHORT | {"audio_1": "1.wav", "condition_image": "multi1.png"}
+
+    async def both():
+        return await asyncio.gather(*(worker({"id": f"at-once-{seed}", "input": given | {"seed": seed}}) for seed in (81, 82)))
+
+    for answer in asyncio.run(both()):
+        in_bucket(bucket, answer, tmp_path / "a.mp4")
+    assert not list((server.base / "input" / "multitalk_client").glob("*-*-*")), "and nothing stays"
+
+
 def test_the_video_inside_the_answer_and_behind_an_address(worker, environment, bucket, tmp_path):
     given = SHORT | {"audio_1": "1.wav", "condition_image": "multi1.png", "seed": 41}
     (tmp_path / "a.mp4").write_bytes(base64.b64decode(answered(worker, given | {"output_format": "base64"})["video"]))
@@ -188,6 +199,7 @@ def test_a_batch_is_all_or_told(worker, bucket, tmp_path):
         in_bucket(bucket, result, tmp_path / f"{number}.mp4")
     answer = answered(worker, {"batch": [one | {"seed": 53}, one | {"condition_image": "none.png"}]})
     assert answer["error_code"] == "batch_failed" and "1 of 2" in answer["error"]
+    assert answered(worker, {"batch": [one | {"s3_output_key": "a.mp4"}] * 2})["error_code"] == "invalid_input"
     done, failed = answer["error_details"]["results"]
     assert "video" in done and failed["error_code"] == "input_not_found"
 

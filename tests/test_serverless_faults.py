@@ -100,7 +100,7 @@ def run(environment, given, job, meanwhile=lambda: None, **changes):
 
 def good(environment, bucket, tmp_path, job):
     """The next job's video is one."""
-    assert in_bucket(bucket, run(environment, SHORT | {"seed": abs(hash(job)) % 2**31}, job), tmp_path / "next.mp4").frames == 12
+    assert in_bucket(bucket, run(environment, SHORT | {"seed": int(id_of(job)[:7], 16)}, job), tmp_path / "next.mp4").frames == 12
 
 
 @pytest.mark.slow
@@ -162,6 +162,9 @@ def test_nodes_that_fail_and_prompts_that_are_refused(environment, bucket, tmp_p
     files = {"face_small.png": inline("face_small.png"), "voice_1.wav": "1.wav"}
     answer = run(environment, {"workflow": graph, "files": files}, "in-part")
     assert answer["error_code"] == "prompt_refused" and "second" in answer["error_details"]["node_errors"]
+    graph["second"]["inputs"]["images"] = ["image", 99]  # here ComfyUI's own check raises, and it tells where
+    answer = run(environment, {"workflow": graph, "files": files}, "no-such-output")
+    assert answer["error_code"] == "prompt_refused" and "Traceback" not in json.dumps(answer) and "execution.py" not in json.dumps(answer)
     del graph["save"], graph["second"]
     graph["shown"] = {"class_type": "PreviewAny", "inputs": {"source": ["voices", 2]}}
     graph = {name: node for name, node in graph.items() if name not in ("clip", "sample", "decode", "video")}
@@ -258,12 +261,14 @@ def test_a_bucket_that_does_not_recover_is_a_failure(environment, bucket, tmp_pa
 def test_a_short_upload_is_noticed(environment, bucket):
     """A bucket that says yes and keeps half."""
 
+    bucket.put_object(Bucket=BUCKET, Key="multitalk/half.mp4", Body=b"the first half")
+
     def spoil(command, path):
         return (200, b"") if command == "PUT" else 0
 
     with between(bucket.address, spoil) as address:
         answer = run(through(environment, address), SHORT | {"seed": 13}, "half")
-    assert answer["error_code"] in ("storage_failed", "input_not_found"), "the file is not there"
+    assert answer["error_code"] == "storage_failed" and "holds 14 bytes" in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +291,7 @@ def test_a_short_upload_is_noticed(environment, bucket):
 def test_what_the_bucket_does_not_have_or_allow(environment, changes, given, code):
     answer = run(environment | changes, SHORT | given, os.urandom(4).hex())
     assert answer["error_code"] == code, answer
-    assert not {"wJalrXUtnFEMI", "169.254"} & set(json.dumps(answer).split())
+    assert not any(hidden in json.dumps(answer) for hidden in ("wJalrXUtnFEMI", "169.254"))
 
 
 def test_wrong_keys_are_told_before_the_video_is_made(environment, bucket):
