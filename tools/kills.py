@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .server import ComfyServer
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("denoise", "decode", "segment", "manifest", "join", "anywhere")
 CLIPS, STEPS = 5, 2
+SIDE = 128  # pixels: at 64, a clip is often decoded before word of its last step comes
 POLL = 1e-4  # s; some phases last a few milliseconds, and a loop without a pause would take a core from ComfyUI
 LONGEST = 120.0  # s that a phase may be waited for
 
@@ -80,7 +81,14 @@ def graph(prefix: str) -> dict[str, Any]:
     for node in prompt.values():
         if node["class_type"] == "MultiTalkLoadAudio":
             node["inputs"]["duration"] = 0.45
-    by_class["MultiTalkLongVideo"] |= {"steps": STEPS, "clip_frames": 9, "motion_frames": 5, "filename_prefix": prefix}
+    by_class["MultiTalkLongVideo"] |= {
+        "width": SIDE,
+        "height": SIDE,
+        "steps": STEPS,
+        "clip_frames": 9,
+        "motion_frames": 5,
+        "filename_prefix": prefix,
+    }
     return prompt
 
 
@@ -100,8 +108,10 @@ def finish(server: ComfyServer, prefix: str) -> tuple[str, str]:
     return hashlib.sha256(file.read_bytes()).hexdigest(), report
 
 
-def kills(base: Path, count: int, seed: int, report: Callable[[Kill], None] = lambda kill: None) -> list[Kill]:
-    """So many kills, aimed at every phase in turn; each server finishes what the one before was killed at, and is killed at the next."""
+def kills(
+    base: Path, count: int, seed: int, report: Callable[[Kill], None] = lambda kill: None, phases: Sequence[str] = PHASES
+) -> list[Kill]:
+    """So many kills, aimed at the phases in turn; each server finishes what the one before was killed at, and is killed at the next."""
     with start(base) as server:
         whole, _ = finish(server, "whole/a")
     done: list[Kill] = []
@@ -116,7 +126,7 @@ def kills(base: Path, count: int, seed: int, report: Callable[[Kill], None] = la
                 done.append(kill)
                 report(kill)
             if number < count:
-                aimed = aim(server, PHASES[number % len(PHASES)], random.Random(seed + number), f"killed/{number}")
+                aimed = aim(server, phases[number % len(phases)], random.Random(seed + number), f"killed/{number}")
     return done
 
 
@@ -190,14 +200,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py kills", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--least", type=int, default=0, help="hits that every phase must have (default: %(default)s)")
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="to aim at (default: all, in turn)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="multitalk-kills-") as folder:
-        done = kills(Path(folder), options.count, options.seed, lambda kill: print(kill, flush=True))
+        done = kills(Path(folder), options.count, options.seed, lambda kill: print(kill, flush=True), options.phases)
     hits = Counter(kill.phase for kill in done if kill.hit)
     wrong = [kill for kill in done if not (kill.same and kill.resumed)]
     print(f"{len(done)} kills, {len(wrong)} not gone on from as they should; hit: " + ", ".join(f"{name} {hits[name]}" for name in PHASES))
-    return 1 if wrong or min(hits[phase] for phase in PHASES) < options.least else 0
+    return 1 if wrong or min(hits[phase] for phase in options.phases) < options.least else 0
 
 
 if __name__ == "__main__":
