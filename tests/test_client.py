@@ -351,7 +351,9 @@ def test_the_command(server, tmp_path, capsys):
 def test_ctrl_c_calls_the_prompt_off(server, tmp_path):
     words = ["generate", "--server", server.url, "--image", FACE, "--audio", VOICES[0], "--out", tmp_path / "a.mp4", "--steps", 20]
     command = [sys.executable, "-m", "multitalk_client", *map(str, words)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+    # a shell that starts us in the background has Ctrl-C ignored, for our children, too
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **heard) as running:
         while not server.get("/queue")["queue_running"]:
             assert running.poll() is None, running.stderr.read()
             time.sleep(0.05)
