@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant(f"{CORE}/speakers.py", "MARGIN = 0.05", "MARGIN = 0.06", "08"),
     Mutant(f"{CORE}/speakers.py", "1 - spoken.amax(dim=0", "1 - spoken.amin(dim=0", "08"),
     Mutant(f"{CORE}/colour.py", "200 * (y - z)", "200 * (z - y)", "09"),
-    Mutant(f"{CORE}/colour.py", "lab.std(dim=(0, 1), correction=0)", "lab.std(dim=(0, 1), correction=400)", "09"),
+    Mutant(f"{CORE}/colour.py", "lab.std(dim=(1, 2), correction=0, keepdim=True)", "lab.std(dim=(1, 2), correction=400, keepdim=True)", "09"),
     Mutant(f"{CORE}/families.py", 'motion_frames=9, known="reference"', 'motion_frames=9, known="motion"', "12"),
     Mutant(f"{CORE}/families.py", 'known="reference", motion_latents="clean"', 'known="reference", motion_latents="noised"', "12"),
     Mutant(f"{CORE}/families.py", 'motion_frames=25, known="motion", motion_latents="noised"', 'motion_frames=25, known="motion", motion_latents="clean"', "06"),
