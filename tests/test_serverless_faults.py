@@ -360,7 +360,8 @@ def test_a_full_disk_is_told(environment, kept, bucket, tmp_path):
     assert in_bucket(bucket, run(environment, SHORT | {"seed": 15}, "full"), tmp_path / "a.mp4").frames == 12
 
 
-def test_nobody_is_there(environment):
+def test_nobody_is_there(environment, monkeypatch):
+    monkeypatch.setattr("serverless.handler.PATIENCE", 3.0)  # the first request waits for a ComfyUI that is still starting
     answer = run(environment | {"COMFYUI_URL": "http://127.0.0.1:9"}, {"health_check": True}, "nobody")
     assert answer["error_code"] == "comfyui_unreachable" and "Is it running" in answer["error"]
 
