@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..multitalk_core.audio import playable
 from ..multitalk_core.colour import match_colours
 from ..multitalk_core.generate import condition_clip
 from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture, opaque
-from ..multitalk_core.speakers import check_places, ref_target_masks, source_masks, token_masks
+from ..multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import Clip, fitting_frames
@@ -93,9 +94,18 @@ def fit_scene(
     picture = _one_picture(picture)
     weights.shape.check_encoder(*voices.tracks[0].shape[1:])
     height, width = _size(picture, height, width)
-    masks = _masks(voices, picture, height, width)
+    _, tokens = _masks(voices.speakers, picture, height, width)
+    masks = tokens if len(voices.speakers) > 1 else None  # a single speaker needs none, because nobody else could be heard
     scene = Scene(model, weights, vae, positive, negative, masks, clip_vision, clip_vision_output)
     return scene, fit_picture(picture, height, width)
+
+
+def fit_speakers(speakers: Sequence[Speaker], picture: Tensor, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model will see: the picture [1, H, W, 3], the masks [S, h, w] in the source, the classes [S + 1, N] on the token grid."""
+    picture = _one_picture(picture)
+    height, width = _size(picture, height, width)
+    masks, tokens = _masks(speakers, picture, height, width)
+    return fit_picture(picture, height, width), masks, tokens
 
 
 def whole_clip(frames: int) -> int:
@@ -134,18 +144,18 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
     return torch.cat(frames), {"waveform": waveform.repeat(1, len(takes))[None], "sample_rate": rate}
 
 
-def _masks(voices: Voices, picture: Tensor, height: int, width: int) -> Tensor | None:
-    """Classes on the token grid; a single speaker needs none, because nobody else could be heard."""
-    for speaker in voices.speakers:
+def _masks(speakers: Sequence[Speaker], picture: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Masks at the source's size, and classes on the token grid."""
+    for speaker in speakers:
         if speaker.mask is not None and speaker.mask.shape != picture.shape[1:3]:
             logger.info(
                 "MultiTalk: a mask of %d×%d pixels was scaled and cropped to the picture's %d×%d.",
                 *(*reversed(speaker.mask.shape), *reversed(picture.shape[1:3])),
             )
-    masks = source_masks(voices.speakers, *picture.shape[1:3])
+    masks = source_masks(speakers, *picture.shape[1:3])
     tokens = token_masks(ref_target_masks(masks, height, width))
     check_places(tokens)
-    return tokens if len(voices.speakers) > 1 else None
+    return masks, tokens
 
 
 def check_picture(picture: Tensor) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ..multitalk_core.generate import Motion
 from ..multitalk_core.model import WeightsError, audio_positions, reference_attention_map, speaker_positions
+from ..multitalk_core.places import SpeakerError
 from ..multitalk_core.schedule import renoise
-from ..multitalk_core.speakers import SpeakerError
 from .weights import MultiTalkWeights
 
 AUDIO = "audio_embed"  # the one name that core's context windows slice, time on dim 1
 CALL = "multitalk"  # key of transformer_options
 KEY = "multitalk"  # of our wrappers
+RECORD = "multitalk_record"  # key of transformer_options: who watches the maps, as label_map.py does
 
 MotionNoise = Callable[[torch.Size, float, int], Tensor]
 
@@ -131,7 +132,10 @@ class _SpeakerMap:
                     f"The speakers' masks are for {call.masks.shape[1]} tokens a frame, but the video has {grid[1]}×{grid[0]}. "
                     "Make the latent with MultiTalk Conditioning, and do not restrict the conditioning to an area."
                 )
-            call.labels = speaker_positions(reference_attention_map(args["q"], args["k"], call.masks))
+            maps = reference_attention_map(args["q"], args["k"], call.masks)
+            call.labels = speaker_positions(maps)
+            if (recorder := args["transformer_options"].get(RECORD)) is not None:
+                recorder.see(args["transformer_options"], maps, call.masks)
         return args["x"]
 
 

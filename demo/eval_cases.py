@@ -21,7 +21,7 @@ from ..multitalk_core.audio import SAMPLE_RATE, AudioError, mono_16k
 from ..multitalk_core.audio_files import read_sound
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
-from ..multitalk_core.speakers import Box
+from ..multitalk_core.places import Box
 from ..multitalk_core.sync import pearson, voice_energy
 from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import Clip, plan_clips

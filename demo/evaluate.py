@@ -24,8 +24,9 @@ from ..comfy_bridge.demo import Demo, load_demo
 from ..multitalk_core.audio import SAMPLE_RATE
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.generate import generate
+from ..multitalk_core.places import Box
 from ..multitalk_core.schedule import sigmas
-from ..multitalk_core.speakers import Box, Speaker, check_places, ref_target_masks, source_masks, token_masks
+from ..multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 from ..multitalk_core.sync import mouth_opening, pearson, voice_energy
 from ..multitalk_core.voices import encode_voices
 from ..multitalk_core.windows import Clip

@@ -6,8 +6,6 @@ of the source picture.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .audio import as_sound
+from .places import Box, SpeakerError, box_mask, default_boxes
 from .sizes import LATENT_STRIDE, fit_mask
 
 MAX_SPEAKERS = 4
+TRAINED = 2  # speakers that the published weights have seen
+FEW_TOKENS = 4
 COUNTED = " (Speakers are counted from the left: speaker 1 is the input speaker_0.)"
-MARGIN = 0.05  # share of its part of the picture by which a default mask is smaller on every side ("face_scale")
-
-Box = tuple[float, float, float, float]
-
-
-class SpeakerError(ValueError):
-    """The speakers cannot be told apart; the message names the speaker (counted from 1) and what to change."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +37,23 @@ class Speaker:
     start: float | None = None  # s
     mask: Tensor | None = None  # [H, W], above 0 is the speaker
     box: Box | None = None
+    name: str = ""
+    played: tuple[Tensor, int] | None = None  # what is to be heard in the video ([C, N], Hz), where that is not the waveform
+
+    @property
+    def sound(self) -> tuple[Tensor, int] | None:
+        """What the video plays of this speaker; nothing of a silent one."""
+        return self.played or (None if self.waveform is None else (self.waveform, self.rate))
 
     @classmethod
     def of(
-        cls, audio: Mapping[str, Any] | None, start: float | None, mask: Tensor | None, box: Box | None, silent: bool = False
+        cls,
+        audio: Mapping[str, Any] | None,
+        start: float | None,
+        mask: Tensor | None,
+        box: Box | None,
+        silent: bool = False,
+        name: str = "",
     ) -> Speaker:
         """A speaker from ComfyUI's AUDIO ({"waveform", "sample_rate"}), checked.
 
@@ -57,51 +64,15 @@ class Speaker:
         if audio is None:
             if not silent:
                 raise SpeakerError("A speaker has no audio. Connect some, or set the role to 'silent'.")
-            return cls(mask=mask, box=box)  # a start time of somebody who says nothing must not lengthen the video
+            return cls(mask=mask, box=box, name=name)  # a start time of somebody who says nothing must not lengthen the video
         rate = int(audio["sample_rate"])
-        return cls(as_sound(audio["waveform"], rate), rate, start, mask, box)
+        return cls(as_sound(audio["waveform"], rate), rate, start, mask, box, name)
 
 
-def parse_box(text: str) -> Box | None:
-    """ "x0, y0, x1, y1" in pixels → a box; None for an empty text.
-
-    Raises:
-        SpeakerError: not four numbers, or no area.
-    """
-    if not text.strip():
-        return None
-    try:
-        x0, y0, x1, y1 = (float(part) for part in re.split(r"[,\s]+", text.strip(" \t\n()[]")))
-    except ValueError as error:
-        raise SpeakerError(
-            f"'{text}' is no box. Write four numbers: left, top, right, bottom in pixels, for example 40, 20, 200, 180."
-        ) from error
-    if not (x1 > x0 and y1 > y0 and all(map(math.isfinite, (x0, y0, x1, y1)))):
-        raise SpeakerError(f"The box '{text}' has no area: right must be greater than left, and bottom greater than top.")
-    return x0, y0, x1, y1
-
-
-def box_mask(box: Box, height: int, width: int) -> Tensor:
-    """A box (x0, y0, x1, y1) in pixels as a mask [H, W]; the corners are truncated to whole pixels and clipped to the picture.
-
-    The official lists say [row0, column0, row1, column1] although they are called x and y there.
-    """
-    x0, y0, x1, y1 = (max(0, int(edge)) for edge in box)
-    mask = torch.zeros(height, width)
-    mask[y0:y1, x0:x1] = 1
-    return mask
-
-
-def default_boxes(speakers: int, height: int, width: int) -> list[Box]:
-    """Equal parts of the picture from left to right, each smaller by MARGIN on every side; a single speaker has all of it.
-
-    Source: MeiGen-AI/MultiTalk@c1ad840 wan/multitalk.py, generate() (left and right half); three and four follow the same rule.
-    """
-    if speakers == 1:
-        return [(0, 0, width, height)]
-    part = width // speakers
-    top, bottom = int(height * MARGIN), int(height * (1 - MARGIN))
-    return [(i * part + int(part * MARGIN), top, i * part + int(part * (1 - MARGIN)), bottom) for i in range(speakers)]
+def called(speakers: Sequence[Speaker], index: int) -> str:
+    """How messages name a speaker: by number, and by name if there is one."""
+    name = speakers[index].name
+    return f"speaker {index + 1} ({name})" if name else f"speaker {index + 1}"
 
 
 def source_masks(speakers: Sequence[Speaker], height: int, width: int) -> Tensor:
@@ -143,6 +114,53 @@ def token_masks(classes: Tensor) -> Tensor:
     """
     grid = (classes.shape[-2] // 2, classes.shape[-1] // 2)
     return (F.interpolate(classes[None].float(), size=grid, mode="nearest")[0] > 0).float().flatten(1)
+
+
+def place_report(speakers: Sequence[Speaker], tokens: Tensor) -> list[str]:
+    """What a user should know about who is where, in plain words; nothing stops here, unlike in `check_places`.
+
+    Args:
+        tokens: [S + 1, N] from `token_masks`.
+    """
+    masks = tokens[:-1] > 0
+    lines = []
+    for i, mask in enumerate(masks):
+        own, shared = int((mask & (masks.sum(dim=0) == 1)).sum()), int((mask & (masks.sum(dim=0) > 1)).sum())
+        lines.append(f"{called(speakers, i).capitalize()}: {own + shared} of {mask.numel()} cells.")
+        if shared:
+            others = [called(speakers, j) for j in range(len(masks)) if j != i and (mask & masks[j]).any()]
+            lines[-1] += f" {shared} of them also belong to {' and '.join(others)}: there, either voice may win."
+        if own + shared < FEW_TOKENS:
+            lines[-1] += " That is very little for a mouth; use a larger picture size."
+        if len(masks) > 1 and speakers[i].mask is None and speakers[i].box is None:
+            lines[-1] += " There is neither a mask nor a box, so an equal part of the picture is theirs."
+    background = int(tokens[-1].sum())
+    if len(masks) > 1 and not background:
+        lines.append("Nothing is left for the background: whatever lies around the faces will listen to somebody. Draw tighter masks.")
+    if len(masks) > TRAINED:
+        lines.append(f"The published weights were trained for {TRAINED} speakers; more are an experiment.")
+    return lines
+
+
+def hearing_report(maps: Tensor, masks: Tensor) -> str:
+    """Which voice each speaker's place hears, in words.
+
+    Args:
+        maps: [K, T, h, w] reference maps of one block, background last.
+        masks: [K, h, w] of the classes' own tokens.
+    """
+    winner = maps.argmax(dim=0)  # [T, h, w]
+    lines = []
+    for i, mask in enumerate(masks[:-1] > 0):
+        heard = winner[:, mask].flatten()
+        shares = [(float((heard == c).float().mean()), c) for c in range(len(masks))]
+        told = [f"{share:.0%} {_voice_name(c, len(masks) - 1)}" for share, c in sorted(shares, reverse=True) if share >= 0.005]
+        lines.append(f"Place of speaker {i + 1}: {', '.join(told)}.")
+    return "\n".join(lines)
+
+
+def _voice_name(number: int, background: int) -> str:
+    return "background" if number == background else f"voice {number + 1}"
 
 
 def check_places(tokens: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .audio import SAMPLE_RATE
-from .speakers import Box
+from .places import Box
 from .wav2vec import FPS
 
 # The part of a face box where mouths are, as shares of its width and height.

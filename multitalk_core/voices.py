@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from .audio import SAMPLE_RATE, AudioError, Layout, lay_out, mix, mono_16k, normalise_loudness, start_samples
-from .speakers import MAX_SPEAKERS, Speaker, SpeakerError
+from .casting import everyone
+from .places import SpeakerError
+from .speakers import MAX_SPEAKERS, Speaker
 from .wav2vec import AudioEncoder, Embeds, video_frames
 
 logger = logging.getLogger(__name__)
@@ -26,32 +28,35 @@ class Voices:
     frames: int  # of the finished video
     sound: Tensor  # [C, N], every speaker at the quality it came in
     rate: int  # Hz of `sound`
+    starts: tuple[float, ...] = ()  # s, when each speaker's own waveform begins
 
 
 def encode_voices(
-    speakers: Sequence[Speaker], encoder: AudioEncoder, layout: Layout, level: bool = True, folder: Path | None = None
+    connected: Sequence[Speaker | Sequence[Speaker]], encoder: AudioEncoder, layout: Layout, level: bool = True, folder: Path | None = None
 ) -> Voices:
     """Bring all speakers onto one clock and encode each track, its silence included.
 
     Args:
+        connected: one to four speakers, some of them perhaps in groups.
         level: bring every voice to −23 LUFS first, as published.
         folder: for the temporary files of long tracks.
     Raises:
         SpeakerError, AudioError: too many speakers, or none with audio.
     """
-    if not 1 <= len(speakers) <= MAX_SPEAKERS:
-        raise SpeakerError(f"{len(speakers)} speakers are connected; 1 to {MAX_SPEAKERS} were expected.")
+    speakers = everyone(connected)
+    if not speakers:
+        raise SpeakerError(f"No speaker is connected; 1 to {MAX_SPEAKERS} were expected.")
     heard = [_voice(speaker, level) for speaker in speakers]
     if not any(len(voice) for voice in heard):
         raise AudioError("None of the speakers has audio. Connect audio to at least one MultiTalk Speaker that is not silent.")
     # One clock for voices and sound: starts are decided once, by the voices, and handed on in seconds.
     begins = start_samples([len(voice) for voice in heard], layout, [speaker.start for speaker in speakers])
-    starts = [begin / SAMPLE_RATE for begin in begins]
+    starts = tuple(begin / SAMPLE_RATE for begin in begins)
     tracks = lay_out(heard, layout, starts)
-    audible = [(s.waveform, s.rate, start) for s, start in zip(speakers, starts, strict=True) if s.waveform is not None]
-    sound, rate = mix([(waveform, r) for waveform, r, _ in audible], layout, [start for *_, start in audible])
+    audible = [(speaker.sound, start) for speaker, start in zip(speakers, starts, strict=True) if speaker.sound is not None]
+    sound, rate = mix([played for played, _ in audible], layout, [start for _, start in audible])
     embeds = tuple(encoder.encode(track, folder) for track in tracks)
-    return Voices(tuple(speakers), embeds, video_frames(tracks[0].shape[0]), sound, rate)
+    return Voices(speakers, embeds, video_frames(tracks[0].shape[0]), sound, rate, starts)
 
 
 def _voice(speaker: Speaker, level: bool) -> Tensor:

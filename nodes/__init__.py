@@ -1,5 +1,14 @@
 """What a user sees, one theme a file; each ends in its list of nodes."""
 
-from . import audio, demo, long_video, model, sampling
+from . import audio, demo, interop, long_video, model, sampling, seeing, speakers
 
-NODES = [*audio.NODES, *model.NODES, *sampling.NODES, *long_video.NODES, *demo.NODES]
+NODES = [
+    *audio.NODES,
+    *speakers.NODES,
+    *seeing.NODES,
+    *model.NODES,
+    *sampling.NODES,
+    *long_video.NODES,
+    *demo.NODES,
+    *interop.NODES,
+]

@@ -1,4 +1,4 @@
-"""Voices in: files, speakers, and the encoder that listens to them."""
+"""Voices in: files, and the encoder that listens to them."""
 
 import hashlib
 import os
@@ -10,11 +10,9 @@ from comfy_api.latest import io, ui
 from ..comfy_bridge.encoder import as_encoder, load_encoder
 from ..multitalk_core.audio import pick_channel, playable
 from ..multitalk_core.audio_files import read_sound
-from ..multitalk_core.speakers import MAX_SPEAKERS, Speaker, SpeakerError, parse_box
 from ..multitalk_core.voices import encode_voices
-from .types import CATEGORY, SPEAKER, VOICES
-
-AFTER_LAYOUT = -1.0  # start time of a speaker that takes their turn
+from . import inputs
+from .types import CATEGORY, VOICES
 
 
 def as_audio(waveform, rate):
@@ -71,58 +69,6 @@ class MultiTalkLoadAudio(io.ComfyNode):
         return digest.hexdigest()
 
 
-class MultiTalkSpeaker(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="MultiTalkSpeaker",
-            display_name="MultiTalk Speaker",
-            category=CATEGORY,
-            description="One person in the picture: what they say, when, and where their face is.",
-            search_aliases=["person", "talking head", "who speaks"],
-            inputs=[
-                io.Audio.Input("audio", optional=True, tooltip="What this person says. Needed unless the role is 'silent'."),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Where the person is in the picture. Without mask and box: an equal part, from left to right.",
-                ),
-                io.String.Input(
-                    "box",
-                    default="",
-                    tooltip="In place of a mask: x0, y0, x1, y1 in pixels of the picture (left, top, right, bottom). Empty is no box.",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=AFTER_LAYOUT,
-                    min=AFTER_LAYOUT,
-                    max=36000.0,
-                    step=0.01,
-                    tooltip="When the person starts to speak, in seconds. −1 leaves it to the layout of MultiTalk Wav2Vec2 Embeds.",
-                ),
-                io.Combo.Input(
-                    "role",
-                    options=["speaks", "silent"],
-                    default="speaks",
-                    tooltip="'silent' keeps this person's mouth still, whatever is connected.",
-                ),
-            ],
-            outputs=[SPEAKER.Output(display_name="speaker")],
-        )
-
-    @classmethod
-    def execute(cls, box, start, role, audio=None, mask=None):
-        return io.NodeOutput(
-            Speaker.of(
-                audio if role == "speaks" else None,
-                None if start < 0 else start,
-                None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0],
-                parse_box(box),
-                silent=role == "silent",
-            )
-        )
-
-
 class MultiTalkWav2VecLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -157,9 +103,6 @@ class MultiTalkWav2VecLoader(io.ComfyNode):
 class MultiTalkWav2VecEmbeds(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        speakers = io.Autogrow.TemplatePrefix(
-            SPEAKER.Input("speaker", tooltip="From left to right in the picture."), prefix="speaker_", min=1, max=MAX_SPEAKERS
-        )
         return io.Schema(
             node_id="MultiTalkWav2VecEmbeds",
             display_name="MultiTalk Wav2Vec2 Embeds",
@@ -180,7 +123,7 @@ class MultiTalkWav2VecEmbeds(io.ComfyNode):
                     advanced=True,
                     tooltip="Bring every voice to −23 LUFS before listening, as published. The sound track keeps its loudness.",
                 ),
-                io.Autogrow.Input("speakers", template=speakers, tooltip="One to four speakers; more than two is experimental."),
+                inputs.speakers(tooltip="One to four speakers; more than two is experimental."),
             ],
             outputs=[
                 VOICES.Output(display_name="voices"),
@@ -191,13 +134,9 @@ class MultiTalkWav2VecEmbeds(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio_encoder, layout, level, speakers, **too_many):
-        if too_many:  # ComfyUI lets keys beyond the maximum through
-            raise SpeakerError(
-                f"{', '.join(too_many)}: at most {MAX_SPEAKERS} speakers can be connected, speaker_0 to speaker_{MAX_SPEAKERS - 1}."
-            )
-        connected = [speaker for _, speaker in sorted(speakers.items()) if speaker is not None]
+        connected = inputs.in_order(speakers, too_many)
         voices = encode_voices(connected, as_encoder(audio_encoder), layout, level, Path(folder_paths.get_temp_directory()))
         return io.NodeOutput(voices, as_audio(*playable(voices.sound, voices.rate)), voices.frames)
 
 
-NODES = [MultiTalkLoadAudio, MultiTalkSpeaker, MultiTalkWav2VecLoader, MultiTalkWav2VecEmbeds]
+NODES = [MultiTalkLoadAudio, MultiTalkWav2VecLoader, MultiTalkWav2VecEmbeds]

@@ -3,6 +3,31 @@
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..multitalk_core.places import SpeakerError
+from ..multitalk_core.speakers import MAX_SPEAKERS
+from .types import SPEAKER
+
+
+def speakers(tooltip, least=1):
+    """A growing list of speakers; a socket also takes the several that MultiTalk Dialogue or Speaker Boxes hand on."""
+    one = SPEAKER.Input("speaker", tooltip="From left to right in the picture; one, or several from MultiTalk Dialogue.")
+    template = io.Autogrow.TemplatePrefix(one, prefix="speaker_", min=least, max=MAX_SPEAKERS)
+    return io.Autogrow.Input("speakers", template=template, tooltip=tooltip)
+
+
+def in_order(grown, too_many=()):
+    """What is connected to a growing input, by the sockets' numbers.
+
+    Args:
+        too_many: keyword arguments that no input has: ComfyUI lets keys beyond the maximum through.
+    """
+    if too_many:
+        raise SpeakerError(
+            f"{', '.join(too_many)}: at most {MAX_SPEAKERS} speakers can be connected, speaker_0 to speaker_{MAX_SPEAKERS - 1}."
+        )
+    by_number = sorted(grown.items(), key=lambda item: int(item[0].rsplit("_", 1)[1]))
+    return [value for _, value in by_number if value is not None]
+
 
 def seed(control=True):
     """`control`: what the editor does to it after a run; True is another seed every time."""
@@ -73,3 +98,17 @@ def shift():
 def sampling(control=True):
     """Everything between a conditioned model and a sampler; `control` as of `seed`."""
     return [seed(control), steps(), shift(), text_scale(), audio_scale(), sampler_name(), *apg()]
+
+
+def side(name):
+    """Width or height of the video."""
+    return io.Int.Input(name, default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 follows the picture.")
+
+
+def conditioned():
+    """What MultiTalk Conditioning makes."""
+    return [
+        io.Model.Input("model", tooltip="From MultiTalk Conditioning."),
+        io.Conditioning.Input("positive", tooltip="From MultiTalk Conditioning."),
+        io.Conditioning.Input("negative", tooltip="From MultiTalk Conditioning."),
+    ]

@@ -55,8 +55,8 @@ class MultiTalkLongVideo(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="What to avoid."),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="clip_vision_h. The published models always have it."),
-                io.Int.Input("width", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
-                io.Int.Input("height", default=0, min=0, max=16384, step=16, tooltip="Pixels; 0 follows the picture."),
+                inputs.side("width"),
+                inputs.side("height"),
                 *inputs.sampling(io.ControlAfterGenerate.fixed),  # another seed is another job
                 io.Combo.Input(
                     "family",

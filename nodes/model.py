@@ -8,6 +8,7 @@ from ..comfy_bridge.clip import check_picture, prepare_clip
 from ..comfy_bridge.weights import MultiTalkWeights, load_weights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture, opaque
+from . import inputs
 from .types import CATEGORY, VOICES
 
 FOLDERS = ("model_patches", "diffusion_models")
@@ -102,12 +103,8 @@ class MultiTalkConditioning(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output", optional=True, advanced=True, tooltip="In place of CLIP vision's own look at the picture."
                 ),
-                io.Int.Input(
-                    "width", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 follows the picture."
-                ),
-                io.Int.Input(
-                    "height", default=0, min=0, max=16384, step=16, tooltip="Pixels, from MultiTalk Image Size; 0 follows the picture."
-                ),
+                inputs.side("width"),
+                inputs.side("height"),
                 io.Int.Input(
                     "frames",
                     default=81,

@@ -12,14 +12,6 @@ from . import inputs
 from .types import CATEGORY, VOICES
 
 
-def _conditioned():
-    return [
-        io.Model.Input("model", tooltip="From MultiTalk Conditioning."),
-        io.Conditioning.Input("positive", tooltip="From MultiTalk Conditioning."),
-        io.Conditioning.Input("negative", tooltip="From MultiTalk Conditioning."),
-    ]
-
-
 class MultiTalkGuider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -30,7 +22,7 @@ class MultiTalkGuider(io.ComfyNode):
             description="Guidance by the prompt and by the voices, for Sampler Custom Advanced.",
             search_aliases=["audio cfg", "cfg", "apg"],
             inputs=[
-                *_conditioned(),
+                *inputs.conditioned(),
                 inputs.text_scale(),
                 inputs.audio_scale(),
                 *inputs.apg(),
@@ -72,7 +64,7 @@ class MultiTalkSampler(io.ComfyNode):
             description="Guider, scheduler and sampler in one, with the published settings.",
             search_aliases=["ksampler", "multitalk sampling"],
             inputs=[
-                *_conditioned(),
+                *inputs.conditioned(),
                 io.Latent.Input("latent", tooltip="From MultiTalk Conditioning."),
                 *inputs.sampling(),
             ],

@@ -381,14 +381,14 @@ class TestRefusals:
             run(tiny, guider)
 
     def test_two_voices_without_masks(self, tiny, wan, weights):
-        from multitalk_nodes.multitalk_core.speakers import SpeakerError
+        from multitalk_nodes.multitalk_core.places import SpeakerError
 
         with pytest.raises(SpeakerError, match="2 voices"):
             run(tiny, guide(tiny, patched(tiny, wan, weights, 1), weights, 1.0, 1.0, speakers=2))
 
     def test_masks_of_another_grid(self, tiny, wan, weights):
         from multitalk_nodes.comfy_bridge.patches import patch_model
-        from multitalk_nodes.multitalk_core.speakers import SpeakerError
+        from multitalk_nodes.multitalk_core.places import SpeakerError
 
         model = patch_model(wan, weights, tiny.halves(2)[:, :-2])
         with pytest.raises(SpeakerError, match="tokens a frame"):

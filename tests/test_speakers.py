@@ -5,17 +5,8 @@ import itertools
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.speakers import (
-    Speaker,
-    SpeakerError,
-    box_mask,
-    check_places,
-    default_boxes,
-    parse_box,
-    ref_target_masks,
-    source_masks,
-    token_masks,
-)
+from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask, default_boxes, parse_box
+from multitalk_nodes.multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 
 SIZE = (128, 192)
 

@@ -1,0 +1,63 @@
+"""Which voice each region hears: the reference maps of one block and one step, watched in a real run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..multitalk_core.places import SpeakerError
+from .guider import MultiTalkGuider
+from .patches import RECORD
+from .sampling import sample_clip
+
+POSITIVE = 0  # of core's cond_or_uncond: the branch with prompt and voices
+
+
+@dataclass
+class MapRecorder:
+    """Keeps the maps [K, T, h, w] of the first evaluation at a noise level, as one block makes them."""
+
+    block: int
+    sigma: float
+    maps: Tensor | None = None
+    masks: Tensor | None = None  # [K, h, w], the classes' own tokens
+
+    def see(self, options: dict[str, Any], maps: Tensor, masks: Tensor) -> None:
+        """Called by the attention patch of every block with maps [B, K, T · h · w] and masks [K, h · w]."""
+        at = float(options["sigmas"].flatten()[0])
+        if self.maps is None and options["block_index"] == self.block and math.isclose(at, self.sigma, rel_tol=1e-3):
+            branches = options["cond_or_uncond"]
+            if POSITIVE in branches:
+                own = maps.chunk(len(branches))[branches.index(POSITIVE)]
+                self.maps = own[0].unflatten(-1, options["grid_sizes"]).cpu()
+                self.masks = masks.unflatten(-1, options["grid_sizes"][1:]).cpu()
+
+
+def watch_maps(
+    guider: MultiTalkGuider, latent: dict[str, Any], sigmas: Tensor, sampler_name: str, seed: int, block: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Sample up to `step`, exactly as the whole run would: that step's maps [K, T, h, w] and masks [K, h, w], background last.
+
+    Args:
+        block, step: counted from 1.
+    Raises:
+        SpeakerError: no such block or step, or a single speaker, whom everything hears.
+    """
+    patcher = guider.model_patcher
+    blocks, steps = len(patcher.model.diffusion_model.blocks), len(sigmas) - 1
+    if not 1 <= block <= blocks or not 1 <= step <= steps:
+        raise SpeakerError(f"Block {block} and step {step} were asked for; the model has {blocks} blocks, and the schedule {steps} steps.")
+    recorder = MapRecorder(block - 1, float(sigmas[step - 1]))
+    watched = patcher.clone()
+    watched.model_options.setdefault("transformer_options", {})[RECORD] = recorder
+    guider.model_patcher, guider.model_options = watched, watched.model_options
+    sample_clip(guider, latent, sigmas[: step + 1], sampler_name, seed)
+    if recorder.maps is None or recorder.masks is None:
+        raise SpeakerError(
+            "No map was made. With a single speaker there is none: everything in the picture hears the one voice. "
+            "Otherwise connect model, positive, negative and latent of the same MultiTalk Conditioning."
+        )
+    return recorder.maps, recorder.masks

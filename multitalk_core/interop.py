@@ -1,0 +1,60 @@
+"""Voices of other packs: the dictionary that WanVideoWrapper calls MULTITALK_EMBEDS, in and out.
+
+{"audio_features": [per speaker float [F, L, D] at 25 frames a second], "audio_scale": float, "audio_cfg_scale": float,
+ "ref_target_masks": None or [speakers, or speakers and the background, H, W]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .places import SpeakerError
+from .speakers import MAX_SPEAKERS, Speaker, source_masks
+from .voices import Voices
+
+
+def to_wrapper(voices: Voices, size: tuple[int, int] | None, audio_scale: float = 1.0, audio_cfg_scale: float = 1.0) -> dict[str, Any]:
+    """Our voices as WanVideoWrapper's samplers take them; where our speakers begin and end is already in the features.
+
+    Args:
+        size: (height, width) of the picture that masks and boxes belong to; None for a single speaker who needs none.
+    Raises:
+        SpeakerError: several speakers without a picture.
+    """
+    if size is None and len(voices.speakers) > 1:
+        raise SpeakerError("Connect the picture: without it nobody can tell which speaker is where.")
+    masks = None
+    if size is not None and len(voices.speakers) > 1:
+        spoken = source_masks(voices.speakers, *size)
+        masks = torch.cat([spoken, 1 - spoken.amax(dim=0, keepdim=True)])
+    features = [track[0 : track.shape[0]].float() for track in voices.tracks]
+    return {"audio_features": features, "audio_scale": audio_scale, "audio_cfg_scale": audio_cfg_scale, "ref_target_masks": masks}
+
+
+def from_wrapper(embeds: Mapping[str, Any], sound: Tensor, rate: int) -> Voices:
+    """WanVideoWrapper's embeddings as our voices; its scales are not taken over (they are settings of MultiTalk Guider here).
+
+    Args:
+        sound: [C, N], what the video plays.
+    Raises:
+        SpeakerError: a dictionary without features, features of different lengths, or masks that do not fit them.
+    """
+    features = embeds.get("audio_features") if isinstance(embeds, Mapping) else None
+    if not isinstance(features, (list, tuple)) or not 1 <= len(features) <= MAX_SPEAKERS:
+        raise SpeakerError(f"The embeddings have no 'audio_features' of 1 to {MAX_SPEAKERS} speakers. Connect MULTITALK_EMBEDS.")
+    if any(not isinstance(track, Tensor) or track.ndim != 3 for track in features) or len({tuple(t.shape) for t in features}) > 1:
+        shapes = [tuple(getattr(track, "shape", ())) for track in features]
+        raise SpeakerError(f"The speakers' features have shapes {shapes}; [frames, layers, numbers], the same for all, was expected.")
+    masks = embeds.get("ref_target_masks")
+    if masks is not None and (masks.ndim != 3 or masks.shape[0] not in (len(features), len(features) + 1)):
+        raise SpeakerError(
+            f"The masks have shape {tuple(masks.shape)} for {len(features)} speakers; "
+            "one for each (and one for the background) was expected."
+        )
+    speakers = tuple(Speaker(mask=None if masks is None else masks[i].float()) for i in range(len(features)))
+    tracks = tuple(track.float().cpu() for track in features)
+    return Voices(speakers, tracks, tracks[0].shape[0], sound, rate)

@@ -1,0 +1,182 @@
+"""Which place in the picture is whose: drawn boxes, found faces, names, silent people."""
+
+import json
+
+import pytest
+import torch
+
+from multitalk_nodes.multitalk_core.casting import Place, everyone, parse_places, take_places
+from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask, faces_of, mask_box, parse_box, pixel_box
+from multitalk_nodes.multitalk_core.speakers import Speaker, hearing_report, place_report, ref_target_masks, source_masks, token_masks
+
+LEFT, MIDDLE, RIGHT = (0.0, 0.1, 0.3, 0.9), (0.35, 0.1, 0.6, 0.9), (0.7, 0.1, 1.0, 0.9)
+VOICE = torch.ones(1, 100)
+
+
+def voices(*names):
+    return [Speaker(VOICE, 100, name=name) for name in names]
+
+
+# boxes as text
+
+
+@pytest.mark.parametrize(
+    ("text", "box"), [("0.1, 0.2, 0.5, 0.9", (2, 2, 10, 9)), ("2, 2, 10, 9", (2, 2, 10, 9)), ("0, 0, 1, 1", (0, 0, 20, 10))]
+)
+def test_a_box_is_in_pixels_or_in_shares(text, box):
+    assert pixel_box(parse_box(text), 10, 20) == box
+
+
+@pytest.mark.parametrize("text", ["rows 1, 2, 9, 10", "Rows: [1, 2, 9, 10]", "row (1 2 9 10)"])
+def test_the_official_order_is_taken_where_it_is_marked(text):
+    assert parse_box(text) == (2, 1, 10, 9)
+
+
+def test_halves_are_the_default_halves():
+    halves = [Speaker(box=parse_box(side)) for side in ("left", " Right ")]
+    assert torch.equal(source_masks(halves, 200, 400), source_masks([Speaker(), Speaker()], 200, 400))
+    assert parse_box("top")[3] < 0.5 < parse_box("bottom")[1]
+
+
+# faces of other nodes
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [[{"x": 60, "y": 5, "width": 20, "height": 30}, {"x": 10, "y": 6, "width": 20, "height": 30}]],
+        [{"x": 60, "y": 5, "width": 20, "height": 30}, {"x": 10, "y": 6, "width": 20, "height": 30}],
+        [(60, 5, 80, 35), (10, 6, 30, 36)],
+        [[(60, 5, 80, 35), (10, 6, 30, 36)]],
+        torch.stack([box_mask((60, 5, 80, 35), 50, 100), box_mask((10, 6, 30, 36), 50, 100)]),
+    ],
+    ids=["core, by picture", "core, a list", "KJNodes", "KJNodes, by picture", "masks"],
+)
+def test_faces_come_from_left_to_right(found):
+    assert faces_of(found) == [(10, 6, 30, 36), (60, 5, 80, 35)]
+
+
+def test_a_single_face_and_none():
+    assert faces_of({"x": 1, "y": 2, "width": 3, "height": 4}) == faces_of((1, 2, 4, 6)) == [(1, 2, 4, 6)]
+    assert faces_of([[]]) == faces_of([]) == faces_of(torch.zeros(2, 5, 5)) == []
+
+
+@pytest.mark.parametrize("found", ["face", 5, [1, 2, 3], [{"x": 1}], [{"x": 1, "y": 1, "width": 0, "height": 5}], torch.zeros(5)])
+def test_what_is_no_face_is_told(found):
+    with pytest.raises(SpeakerError, match="The faces are"):
+        faces_of(found)
+
+
+def test_the_box_around_a_mask():
+    assert mask_box(box_mask((3, 4, 7, 9), 20, 30)) == (3, 4, 7, 9)
+    assert mask_box(torch.zeros(4, 4)) is None
+
+
+# places
+
+
+def test_places_go_from_left_to_right_to_those_who_have_none():
+    placed = take_places([*voices("", ""), Speaker(VOICE, 100, box=MIDDLE)], [Place(RIGHT), Place(LEFT)])
+    assert [s.box for s in placed] == [LEFT, RIGHT, MIDDLE]
+
+
+def test_numbers_and_names_go_first():
+    placed = take_places(voices("Anna", "Ben", ""), [Place(LEFT, speaker=3), Place(MIDDLE, name="ben"), Place(RIGHT)])
+    assert [s.box for s in placed] == [RIGHT, MIDDLE, LEFT]
+
+
+def test_a_place_gives_a_name_to_who_has_none():
+    assert [s.name for s in take_places(voices("", "Ben"), [Place(LEFT, "Anna"), Place(RIGHT, "Bob", speaker=2)])] == ["Anna", "Ben"]
+
+
+def test_people_without_a_voice_are_silent_and_come_last():
+    placed = take_places(voices("Anna"), [Place(RIGHT, silent=True, name="Ben"), Place(LEFT), Place(MIDDLE)])
+    assert [(s.box, s.waveform is None, s.name) for s in placed] == [(LEFT, False, "Anna"), (RIGHT, True, "Ben"), (MIDDLE, True, "")]
+
+
+def test_a_drawn_box_goes_before_a_mask_of_the_speaker_s():
+    (placed,) = take_places([Speaker(VOICE, 100, mask=torch.ones(4, 4))], [Place(LEFT, speaker=1)])
+    assert placed.box == LEFT and placed.mask is None
+
+
+def test_without_boxes_everybody_keeps_what_they_have():
+    people = [*voices("Anna"), Speaker(VOICE, 100, box=RIGHT)]
+    assert take_places(people, []) == tuple(people)
+
+
+@pytest.mark.parametrize(
+    ("places", "why"),
+    [
+        ([Place(LEFT)], r"Speaker 2 \(Ben\) has no place: there are 2 speakers, but only 1 with a box"),
+        ([Place(LEFT, speaker=1), Place(RIGHT, speaker=1)], r"Speaker 1 \(Anna\) has two boxes"),
+        ([Place(LEFT, speaker=3)], "belongs to speaker 3, but there are only 2"),
+        ([Place(LEFT), Place(RIGHT), *[Place(MIDDLE, silent=True)] * 3], "There are 5 speakers, silent ones included"),
+    ],
+)
+def test_places_that_cannot_be_taken_are_told_with_the_speaker(places, why):
+    with pytest.raises(SpeakerError, match=why):
+        take_places(voices("Anna", "Ben"), places)
+
+
+def test_sockets_bring_one_or_several():
+    a, b, c = voices("a", "b", "c")
+    assert everyone([a, (b, c)]) == (a, b, c)
+    with pytest.raises(SpeakerError, match="There are 5 speakers"):
+        everyone([(a, b, c), (a, b)])
+
+
+# what the editor keeps
+
+
+def test_the_editor_s_boxes_are_read():
+    text = json.dumps([{"box": list(LEFT), "name": " Anna ", "speaker": 2}, {"box": [1, 2, 30, 40], "silent": True, "colour": "#fff"}])
+    assert parse_places(text) == [Place(LEFT, "Anna", 2), Place((1, 2, 30, 40), silent=True)]
+    assert parse_places(" ") == parse_places("[]") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[{", "no JSON"),
+        ('{"box": 1}', "no list"),
+        ("[1]", "Box 1 has no 'box'"),
+        ('[{"box": [0, 0, 1]}]', "Box 1 has no 'box' of four numbers"),
+        ('[{"box": [0, 0, 1, "x"]}]', "four numbers were expected"),
+        ('[{"box": [0, 0, 1, 1]}, {"box": [0.5, 0, 0.5, 1]}]', "Box 2 has no area"),
+        ('[{"box": [0, 0, 1, NaN]}]', "Box 1 has no area"),
+        ('[{"box": [0, 0, 1, 1], "speaker": 9}]', "Box 1 belongs to speaker 9"),
+        ('[{"box": [0, 0, 1, 1], "speaker": "Anna"}]', "Box 1 belongs to speaker 'Anna'"),
+    ],
+)
+def test_boxes_that_nobody_can_read_are_told_by_number(text, why):
+    with pytest.raises(SpeakerError, match=why):
+        parse_places(text)
+
+
+# what users are told
+
+
+def tokens(people, size=(64, 128)):
+    return token_masks(ref_target_masks(source_masks(people, *size), *size))
+
+
+def test_the_report_tells_overlaps_small_masks_defaults_and_untrained_numbers():
+    def words(*people):
+        return "\n".join(place_report(people, tokens(people)))
+
+    assert "neither a mask nor a box" in words(Speaker(), Speaker(name="Ben"))
+    assert "Speaker 2 (ben)".lower() in words(Speaker(), Speaker(name="Ben")).lower()
+    assert "4 of them also belong to speaker 2" in words(Speaker(box=(0, 0, 64, 64)), Speaker(box=(48, 0, 128, 64)))
+    assert "very little for a mouth" in words(Speaker(box=(0, 0, 16, 32)), Speaker(box=(64, 0, 128, 64)))
+    assert "Nothing is left for the background" in words(Speaker(box=(0, 0, 64, 64)), Speaker(box=(64, 0, 128, 64)))
+    assert "trained for 2 speakers" in words(*[Speaker()] * 3)
+    assert words(Speaker()) == "Speaker 1: 32 of 32 cells."
+
+
+def test_the_hearing_report_tells_which_voice_wins_where():
+    masks = torch.zeros(3, 2, 4)
+    masks[0, :, :2], masks[1, :, 2:3], masks[2, :, 3:] = 1, 1, 1
+    maps = torch.zeros(3, 1, 2, 4)
+    maps[1, :, :, :2], maps[0, :, :, 2], maps[2, :, :, 3] = 1, 1, 1
+    maps[0, 0, 0, 0] = 2
+    assert hearing_report(maps, masks) == "Place of speaker 1: 75% voice 2, 25% voice 1.\nPlace of speaker 2: 100% voice 1."
