@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def write_pictures() -> None:
-    """One and two faces at the size of the example workflows, and small."""
+    """One, two and four faces at the size of the example workflows, and small."""
     from PIL import Image
 
     from multitalk_nodes.demo import faces
@@ -47,6 +47,7 @@ def write_pictures() -> None:
         "two_faces": faces.two_faces((128, 192)),
         "face_small": faces.one_face((64, 64)),
         "two_faces_small": faces.two_faces((64, 128)),
+        "four_faces": faces.any_faces(8, 4, (64, 256)),
     }
     for name, scene in scenes.items():
         Image.fromarray((scene.picture() * 255).round().byte().numpy()).save(SAMPLES / f"{name}.png")

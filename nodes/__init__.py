@@ -1,10 +1,11 @@
 """What a user sees, one theme a file; each ends in its list of nodes."""
 
-from . import audio, demo, interop, long_video, model, sampling, seeing, speakers
+from . import audio, check, demo, interop, long_video, model, sampling, seeing, speakers
 
 NODES = [
     *audio.NODES,
     *speakers.NODES,
+    *check.NODES,
     *seeing.NODES,
     *model.NODES,
     *sampling.NODES,

@@ -37,6 +37,33 @@ LONG: Bands = (
     (("2 · Who says what", (("MultiTalkLoadAudio",), ("AudioConcat", "MultiTalkSpeaker"), ("MultiTalkWav2VecEmbeds",))),),
     (("3 · The whole video, clip by clip (the demo model needs 8 steps)", (("MultiTalkLongVideo",), ("PreviewAny",))),),
 )
+PEOPLE: Bands = (
+    (("1 · Who is where", (("LoadImage", "MultiTalkDemoModel"), ("MultiTalkSpeakerBoxes", "MultiTalkPreviewSpeakers"))),),
+    (
+        ("2 · Who speaks when", (("MultiTalkLoadAudio",), ("MultiTalkDialogue", "MultiTalkWav2VecEmbeds"))),
+        ("3 · Make the clip (the demo model needs 8 steps)", (("MultiTalkConditioning",), ("MultiTalkSampler", "MultiTalkDecode"))),
+    ),
+    (("4 · Into one file, and does everybody follow their voice?", (("CreateVideo", "SaveVideo", "MultiTalkSyncCheck"),)),),
+)
+LARGE: Bands = (
+    (
+        (
+            "1 · Models",
+            (
+                ("UNETLoader", "LoraLoaderModelOnly", "MultiTalkModelLoader", "VAELoader"),
+                ("MultiTalkWav2VecLoader", "CLIPVisionLoader", "CLIPLoader"),
+            ),
+        ),
+    ),
+    (
+        ("2 · Who is where", (("LoadImage", "LoadVideo"), ("MultiTalkImageSize", "MultiTalkSpeakerBoxes"), ("MultiTalkPreviewSpeakers",))),
+        (
+            "3 · Who says what, and how it looks",
+            (("MultiTalkLoadAudio",), ("MultiTalkDialogue", "MultiTalkSpeaker"), ("MultiTalkWav2VecEmbeds", "CLIPTextEncode")),
+        ),
+    ),
+    (("4 · The whole video, clip by clip", (("MultiTalkLongVideo",), ("PreviewAny", "MultiTalkSyncCheck"))),),
+)
 FILES = "They are in **ComfyUI/custom_nodes/multitalk-nodes/demo/samples**."
 MODELS = """The demo model only knows drawn faces. For photographs, put *Load Diffusion Model* (WAN 2.1 image-to-video), *MultiTalk Model \
 Loader*, *Load VAE*, *MultiTalk Wav2Vec2 Loader*, *Load CLIP* with two *CLIP Text Encode* and *Load CLIP Vision* in its place, and \
@@ -58,8 +85,56 @@ on where it was.**
 {MODELS} *MultiTalk Long Video*. Then set text_scale 5, audio_scale 4, 40 steps and shift 7.
 
 {HELP}"""
+SEVERAL = f"""
+
+**Then try** your own picture and voices, one recording with *mode* **who speaks when**, or a face detector at *faces*.
+
+{MODELS} *MultiTalk Conditioning*. Then set text_scale 5, audio_scale 4, 40 steps, shift 7 and colour 1.
+
+{HELP}"""
+DOWNLOADS = """The editor offers the missing files for download (they have 50 GB together). The settings are those of the distilled LoRA: \
+4 steps, shift 2, text_scale 1, audio_scale 2. For the best quality bypass the LoRA, and set 40 steps, shift 7, text_scale 5, audio_scale 4.
+
+The video is as long as the voices, and goes on where it was when it is stopped and queued again."""
 
 EXAMPLES = {
+    "infinitetalk_one_speaker": Example(
+        f"""## A person talks, for as long as you like
+
+1. *Load Image*: a picture of somebody, from the front.
+2. *MultiTalk Load Audio*: their voice.
+3. Press **Run**.
+
+{DOWNLOADS}
+
+{HELP}""",
+        LARGE,
+    ),
+    "infinitetalk_dialogue": Example(
+        f"""## Two people talk with each other
+
+1. *Load Image*: a picture of two people.
+2. *MultiTalk Load Audio*: the voice of each, or one recording of both, with *mode* **who speaks when** in *MultiTalk Dialogue*.
+3. *MultiTalk Speaker Boxes*: drag the boxes over their faces. *MultiTalk Preview Speakers* shows what the model will see.
+4. Press **Run**. *MultiTalk Sync Check* says afterwards whether everybody followed their own voice.
+
+{DOWNLOADS}
+
+{HELP}""",
+        LARGE,
+    ),
+    "infinitetalk_dubbing": Example(
+        f"""## Somebody in a video gets a voice
+
+1. *Load Video*: a video of one person.
+2. *MultiTalk Load Audio*: the new voice.
+3. Press **Run**. *width* 640 and *height* 0 keep the video's shape.
+
+{DOWNLOADS}
+
+{HELP}""",
+        LARGE,
+    ),
     "demo_one_speaker": Example(
         f"""## A drawn face talks
 
@@ -80,6 +155,40 @@ EXAMPLES = {
 {FILES} Each *MultiTalk Speaker* has the box of one face: left, top, right, bottom in pixels. Who speaks when is the *layout* of \
 *MultiTalk Wav2Vec2 Embeds*.{NEXT}""",
         CLIP,
+    ),
+    "demo_duet": Example(
+        f"""## Two drawn faces talk at once
+
+1. *Load Image*: upload **two_faces.png**.
+2. *MultiTalk Load Audio*: upload **voice_1.wav** and **voice_2.wav**.
+3. Press **Run**. It takes less than a minute on two CPU cores; nothing is downloaded.
+
+{FILES} *MultiTalk Dialogue* lays both voices on one clock: Ben begins 0.2 s after Anna. In *MultiTalk Speaker Boxes* every face \
+has a box; drag them. *MultiTalk Preview Speakers* shows who is where before anything is rendered, *MultiTalk Sync Check* afterwards \
+whose mouth followed whose voice.{SEVERAL}""",
+        PEOPLE,
+    ),
+    "demo_bystander": Example(
+        f"""## One talks, the other listens
+
+1. *Load Image*: upload **two_faces.png**.
+2. *MultiTalk Load Audio*: upload **voice_1.wav**.
+3. Press **Run**. It takes less than a minute on two CPU cores; nothing is downloaded.
+
+{FILES} Ben's box is *silent* in *MultiTalk Speaker Boxes*: he gets a place of his own and hears silence. Without that, a bystander's lips \
+may move, too.{SEVERAL}""",
+        PEOPLE,
+    ),
+    "demo_four_people": Example(
+        f"""## Four drawn faces talk in turn
+
+1. *Load Image*: upload **four_faces.png**.
+2. *MultiTalk Load Audio*: upload **voice_1.wav** and **voice_2.wav**; two people share each of them, with another part of it.
+3. Press **Run**. It takes less than a minute on two CPU cores; nothing is downloaded.
+
+{FILES} More than two people are an experiment with the published models, which were trained for two; the demo model was \
+trained for four.{SEVERAL}""",
+        PEOPLE,
     ),
     "demo_long_talk": Example(
         f"""## A talk of any length

@@ -1,6 +1,6 @@
 """The example workflows as the graph editor saves them, made from their API form.
 
-    python -m tools.workflows [--thumbnails]
+    python -m tools.workflows [--thumbnails] [NAME ...]
 
 Run it in the development environment, with COMFYUI_PATH set. Every workflows/api/<name>.json becomes workflows/<name>.json, laid out as
 examples.py says; with --thumbnails they also run, and workflows/<name>.jpg is a frame of what they make. tests/test_workflows.py turns the
@@ -19,17 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .blueprint import talking_video
 from .examples import EXAMPLES, Bands
+from .model_files import downloads
 from .server import PACK_NAME, ComfyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
 SAMPLES = ROOT / "demo" / "samples"
+BLUEPRINT = "Talking video"
 
 # as the classic renderer draws them, in pixels; Nodes 2.0 needs a little more, which ROW_GAP leaves
 TITLE, SLOT, WIDGET, WIDTH = 30, 20, 24, 290
 COLUMN_GAP, ROW_GAP, GROUP_PAD, GROUP_TITLE, BAND_GAP = 60, 70, 20, 50, 50
 SIZES = {"MultiTalkLoadAudio": (WIDTH, 208), "LoadImage": (WIDTH, 314), "SaveVideo": (400, 440), "MarkdownNote": (WIDTH + 40, 460)}
+SIZES |= {"MultiTalkSpeakerBoxes": (400, 460), "MultiTalkPreviewSpeakers": (400, 400), "MultiTalkSyncCheck": (480, 620)}
+SIZES |= {"MultiTalkDialogue": (WIDTH, 330)}
 COLOURS = ("#8aa", "#88a", "#8a8", "#b58b2a")  # of the groups and their titles; some that the editor's menu offers
 
 VIEW = 0.75  # how large the graph is at first
@@ -199,7 +204,7 @@ def _node(number: int, node: Mapping[str, Any], object_info: Mapping[str, Any]) 
         **renamed,
         "inputs": [_input(slot) for slot in [*sockets, *widgets]],
         "outputs": outputs,
-        "properties": {"Node name for S&R": kind, "cnr_id": pack},
+        "properties": {"Node name for S&R": kind, "cnr_id": pack, **({"models": models} if (models := downloads(given.values())) else {})},
         "widgets_values": stored + _uploads(info),
     }
 
@@ -309,9 +314,16 @@ def main() -> int:
         return 1
     with ComfyServer(Path(comfyui), ROOT) as server:
         object_info = server.object_info()
+        (ROOT / "subgraphs").mkdir(exist_ok=True)
+        graph = talking_video(BLUEPRINT, lambda prompt, layout: to_graph(BLUEPRINT, prompt, object_info, "", layout))
+        text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
+        (ROOT / "subgraphs" / f"{BLUEPRINT}.json").write_text(text, encoding="utf-8")
         for sample in [file for kind in ("png", "wav", "mp4") for file in SAMPLES.glob(f"*.{kind}")]:
             server.upload(sample)
+        wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
         for file in sorted((WORKFLOWS / "api").glob("*.json")):
+            if wanted and file.stem not in wanted:
+                continue
             prompt = json.loads(file.read_text(encoding="utf-8"))
             example = EXAMPLES[file.stem]
             graph = to_graph(file.stem, prompt, object_info, example.note, example.layout)
