@@ -28,7 +28,7 @@ class MapRecorder:
     def see(self, options: dict[str, Any], maps: Tensor, masks: Tensor) -> None:
         """Called by the attention patch of every block with maps [B, K, T · h · w] and masks [K, h · w]."""
         at = float(options["sigmas"].flatten()[0])
-        if self.maps is None and options["block_index"] == self.block and math.isclose(at, self.sigma, rel_tol=1e-3):
+        if self.maps is None and options["block_index"] == self.block and math.isclose(at, self.sigma, rel_tol=1e-5):
             branches = options["cond_or_uncond"]
             if POSITIVE in branches:
                 own = maps.chunk(len(branches))[branches.index(POSITIVE)]

@@ -38,6 +38,8 @@ PLACES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 PROMPTS = {"prompt": "positive", "negative_prompt": "negative"}  # a field, and the maker's input that a text encoder is linked to
 LOADER, SPEAKER, VOICES = "MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"
+BOXES = "MultiTalkSpeakerBoxes"
+GROUPS = (BOXES, "MultiTalkDialogue")  # what brings several speakers through one socket
 SPEAKERS = "speakers.speaker_"  # of VOICES' inputs; a number follows
 
 
@@ -114,7 +116,7 @@ class Template:
             raise BadRequest(f"The template '{self.name}' has no node {VOICES}, so there is no place for voices.")
         before = _feeding(graph)
         seats = sorted((name for name in voices["inputs"] if name.startswith(SPEAKERS)), key=lambda name: int(name[len(SPEAKERS) :]))
-        there = [graph[voices["inputs"].pop(name)[0]] for name in seats]
+        there = [speaker for name in seats for speaker in _people(graph[voices["inputs"].pop(name)[0]])]
         talking = [speaker for speaker in there if speaker["inputs"].get("role") != "silent"]
         own_picture = request.image is not None or request.video is not None
         silent = [] if own_picture else [speaker for speaker in there if speaker["inputs"].get("role") == "silent"]
@@ -141,9 +143,34 @@ class Template:
         for number, speaker in enumerate(silent, start=len(request.audio)):
             graph[f"silent_{number + 1}"] = speaker
             voices["inputs"][f"{SPEAKERS}{number}"] = [f"silent_{number + 1}", 0]
+        _drop_groups(graph)
         while left := (before & graph.keys()) - _feeding(graph):  # what only the template's own speakers were made of
             for number in left:
                 del graph[number]
+
+
+def _people(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a socket brings as speakers: itself, or those of the boxes that were drawn for a group, in their order."""
+    if node["class_type"] == SPEAKER:
+        return [node]
+    try:
+        drawn = json.loads(node["inputs"].get("boxes") or "[]") if node["class_type"] == BOXES else []
+        middles = [(place.get("speaker") or len(drawn), place["box"][0] + place["box"][2]) for place in drawn]
+        boxes = [", ".join(f"{edge:g}" for edge in place["box"]) for place in drawn]
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise BadRequest(f"The template's {BOXES} has boxes that cannot be read: {error}") from error
+    order = sorted(range(len(drawn)), key=middles.__getitem__)
+    roles = ["silent" if drawn[i].get("silent") else "speaks" for i in order]
+    return [{"class_type": SPEAKER, "inputs": {"box": boxes[i], "start": -1.0, "role": role}} for i, role in zip(order, roles, strict=True)]
+
+
+def _drop_groups(graph: Prompt) -> None:
+    """Removes what makes a group of speakers, and what shows one: a request's voices have a speaker each."""
+    gone = {number for number, node in graph.items() if node["class_type"] in GROUPS}
+    while gone:
+        for number in gone:
+            del graph[number]
+        gone = {n for n, node in graph.items() if any(is_link(v) and v[0] not in graph for v in node["inputs"].values())}
 
 
 def checked(graph: Any, what: str) -> Prompt:

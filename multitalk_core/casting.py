@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .places import Box, SpeakerError, has_area
-from .speakers import COUNTED, MAX_SPEAKERS, Speaker, called
+from .places import Box, SpeakerError, check_box
+from .speakers import COUNTED, MAX_SPEAKERS, Speaker, called, capital
 
+LARGEST = 1e6  # pixels
 STATE = '[{"box": [0.1, 0.1, 0.4, 0.9], "name": "Anna", "speaker": 1}, {"box": [0.6, 0.1, 0.9, 0.9], "silent": true}]'
 
 
@@ -46,7 +48,7 @@ def parse_places(text: str) -> list[Place]:
         return []
     try:
         drawn = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpeakerError(f"The boxes are no JSON ({error}). A list such as {STATE} was expected.") from error
     if not isinstance(drawn, list):
         raise SpeakerError(f"The boxes are no list. A list such as {STATE} was expected.")
@@ -58,9 +60,8 @@ def _place(number: int, entry: object) -> Place:
         raise SpeakerError(f"Box {number} has no 'box' of four numbers: left, top, right, bottom. Something like {STATE} was expected.")
     if not all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in entry["box"]):
         raise SpeakerError(f"Box {number} is {entry['box']}; four numbers were expected: left, top, right, bottom.")
-    x0, y0, x1, y1 = (float(edge) for edge in entry["box"])
-    if not has_area((x0, y0, x1, y1)):
-        raise SpeakerError(f"Box {number} has no area: right must be greater than left, and bottom greater than top.")
+    x0, y0, x1, y1 = (float(edge) if abs(edge) < LARGEST else math.inf for edge in entry["box"])
+    check_box((x0, y0, x1, y1), f"box {number}")
     speaker = entry.get("speaker") or None
     if speaker is not None and (not isinstance(speaker, int) or isinstance(speaker, bool) or not 1 <= speaker <= MAX_SPEAKERS):
         raise SpeakerError(f"Box {number} belongs to speaker {speaker!r}; a number from 1 to {MAX_SPEAKERS} was expected.")
@@ -70,8 +71,8 @@ def _place(number: int, entry: object) -> Place:
 def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[Speaker, ...]:
     """Speakers at their places; places that nobody takes become silent people, who come last.
 
-    A place goes to the speaker with its number, else to the one with its name, else from left to right to those who have none. Without
-    any place for a voice, speakers keep what they have.
+    A place goes to the speaker with its number, else to the one with its name, else from left to right: to those who have neither mask nor
+    box, and if boxes are left, to the others as well. Without any places, speakers keep what they have.
 
     Raises:
         SpeakerError: a speaker without a place, two places for one speaker, a number that nobody has.
@@ -85,17 +86,18 @@ def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[S
         if index is None:
             free.append(place)
         elif index in taken:
-            raise SpeakerError(f"{_capital(called(speakers, index))} has two boxes. Delete one, or give it to somebody else.{COUNTED}")
+            raise SpeakerError(f"{capital(called(speakers, index))} has two boxes. Delete one, or give it to somebody else.{COUNTED}")
         else:
             taken[index] = place
-    waiting = [i for i, speaker in enumerate(speakers) if i not in taken and speaker.mask is None and speaker.box is None]
+    own = {i for i, speaker in enumerate(speakers) if speaker.mask is not None or speaker.box is not None}
+    waiting = sorted((i for i in range(len(speakers)) if i not in taken), key=lambda i: i in own)
     free.sort(key=lambda place: place.box[0] + place.box[2])
-    taken |= dict(zip(waiting, free, strict=False))
-    missing = [i for i in waiting if i not in taken]
-    if taken and missing:
+    taken |= dict(zip(sorted(waiting[: len(free)]), free, strict=False))
+    missing = [i for i in waiting if i not in taken and i not in own]
+    if places and missing and len(speakers) + len(places) > 1:
         raise SpeakerError(
-            f"{_capital(' and '.join(called(speakers, i) for i in missing))} {'have' if len(missing) > 1 else 'has'} no place: there are "
-            f"{len(speakers)} speakers, but only {len(taken)} with a box. Draw one over each face.{COUNTED}"
+            f"{capital(' and '.join(called(speakers, i) for i in missing))} {'have' if len(missing) > 1 else 'has'} no place: there are "
+            f"{len(speakers)} speakers, but only {len(taken.keys() | own)} with a box. Draw one over each face.{COUNTED}"
         )
     placed = [replace(s, box=taken[i].box, mask=None, name=s.name or taken[i].name) if i in taken else s for i, s in enumerate(speakers)]
     silent = [place for place in places if place.silent] + free[len(waiting) :]
@@ -109,7 +111,3 @@ def _owner(place: Place, speakers: Sequence[Speaker]) -> int | None:
         return place.speaker - 1
     names = [speaker.name.casefold() for speaker in speakers]
     return names.index(place.name.casefold()) if place.name and place.name.casefold() in names else None
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

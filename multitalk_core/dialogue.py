@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ import torch
 from .audio import AudioError, mix, mono_16k
 from .speakers import MAX_SPEAKERS, Speaker
 from .sync import voice_energy
-from .timeline import Sound, Timeline, TimelineError, Turn, own_gain, own_track, parse_names, parse_turns, spans, turns_of_clips
+from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
 from .times import seconds_of
 from .wav2vec import FPS, video_frames
 
 LETTERS = "ABCD"
+SEPARATORS = re.compile(r"[,;\n]")
+STEREO = 2  # channels that a video plays as they are
+LATEST = 36_000  # s, as a start time of MultiTalk Speaker
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,21 @@ class Dialogue:
 
 def in_turn(sounds: Sequence[Sound], order: str, pause: float, names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
     """Clips one after the other with a pause between; `order` says who speaks each ("A, B, A"), without it everybody has one."""
-    who = [name.strip() for name in order.replace("\n", ",").split(",") if name.strip()]
-    known = list(names) or sorted({name.upper() for name in who}) or list(LETTERS[: len(sounds)])
+    who = [name.strip() for name in SEPARATORS.split(order) if name.strip()]
+    known = speaking_order(who, names) if who else list(names) or list(LETTERS[: len(sounds)])
     who = who or known[: len(sounds)]
     if len(who) != len(sounds):
         raise TimelineError(
             f"{len(sounds)} clips are connected, but {len(who)} speakers are named in turn. Write one for each, such as A, B, A."
         )
     places = {name.casefold(): place for place, name in enumerate(known)}
-    if strangers := [name for name in who if name.casefold() not in places]:
-        raise TimelineError(f"{', '.join(strangers)} is to speak, but the names are {', '.join(known)}.")
     turns = turns_of_clips([_seconds(sound) for sound in sounds], pause, [places[name.casefold()] for name in who])
     return _laid(sounds, turns, known)
 
 
 def at_once(sounds: Sequence[Sound], starts: str, names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
     """One clip for every speaker, each from a time on ("0, 3.5"); without a time, from the beginning."""
-    times = [_start(part) for part in starts.replace("\n", ",").split(",")] if starts.strip() else []
+    times = [_start(part) for part in SEPARATORS.split(starts)] if starts.strip() else []
     if len(times) > len(sounds):
         raise TimelineError(f"{len(times)} start times are given for {len(sounds)} clips. Write one for each, such as 0, 3.5.")
     times += [0.0] * (len(sounds) - len(times))
@@ -57,7 +59,8 @@ def by_turns(sounds: Sequence[Sound], text: str, names: Sequence[str]) -> tuple[
     """One recording of all, cut up by who speaks when."""
     sound = _only(sounds, "who speaks when")
     timeline = parse_turns(text, _seconds(sound), names)
-    return timeline, [own_track(sound, timeline.of(i)) for i in range(len(timeline.names))]
+    heard = (sound[0].mean(dim=0, keepdim=True), sound[1])  # the model hears one channel; a copy of all for everybody would be large
+    return timeline, [own_track(heard, timeline.of(i)) for i in range(len(timeline.names))]
 
 
 def by_channels(sounds: Sequence[Sound], names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
@@ -96,8 +99,12 @@ def dialogue(
             f"one name for each, and at most {MAX_SPEAKERS}, were expected."
         )
     recorded = mode in ("who speaks when", "channels")
-    sound = sounds[0] if recorded else mix(tracks, "parallel")
-    played = _shares(sound, tracks, timeline) if recorded else tracks
+    sound = sounds[0] if recorded and sounds[0][0].shape[0] <= STEREO else mix(tracks, "parallel")
+    if recorded:  # what is played is the recording, once: it goes with the first who speaks, and the others add nothing
+        first = timeline.turns[0].speaker if timeline.turns else 0
+        played = [sound if i == first else (torch.zeros(1, 1), sound[1]) for i in range(len(tracks))]
+    else:
+        played = tracks
     heard = [clean(track) for track in tracks] if clean else tracks
     speakers = tuple(
         # somebody who never speaks is a silent speaker
@@ -105,24 +112,6 @@ def dialogue(
         for i, (track, share, name) in enumerate(zip(heard, played, timeline.names, strict=True))
     )
     return Dialogue(speakers, timeline, tuple(tracks), sound)
-
-
-def _shares(sound: Sound, tracks: Sequence[Sound], timeline: Timeline) -> list[Sound]:
-    """A recording in parts that add up to it: each speaker's, and for the first who speaks also what is nobody's."""
-    waveform, rate = sound
-    if tracks[0][0].shape[0] < waveform.shape[0]:  # channels
-        shares = [waveform * torch.eye(len(tracks))[i][:, None] for i in range(len(tracks))]
-    else:
-        # where two speak at once, both hear everything, but it is played once
-        taken = torch.zeros(waveform.shape[-1])
-        shares = []
-        for i in range(len(tracks)):
-            gain = (own_gain(waveform.shape[-1], rate, timeline.of(i)) - taken).clamp(min=0)
-            taken += gain
-            shares.append(waveform * gain)
-        first = timeline.turns[0].speaker
-        shares[first] = shares[first] + waveform * (1 - taken)
-    return [(share, rate) for share in shares]
 
 
 def _laid(sounds: Sequence[Sound], turns: Sequence[Turn], names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
@@ -159,9 +148,12 @@ def _seconds(sound: Sound) -> float:
 
 def _start(text: str) -> float:
     try:
-        return seconds_of(text.strip())
+        start = seconds_of(text.strip())
     except ValueError as error:
         raise TimelineError(f"'{text.strip()}' is no start time. Write one for each clip, such as 0, 3.5.") from error
+    if start > LATEST:
+        raise TimelineError(f"A clip starts at {start:g} s; at most {LATEST} s (ten hours) was expected.")
+    return start
 
 
 # what each makes of (sounds, when, pause, names)

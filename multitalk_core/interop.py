@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,11 @@ from torch import Tensor
 from .places import SpeakerError
 from .speakers import MAX_SPEAKERS, Speaker, source_masks
 from .voices import Voices
+from .wav2vec import FPS
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.2  # s by which features and sound may differ: the wrapper rounds down
 
 
 def to_wrapper(voices: Voices, size: tuple[int, int] | None, audio_scale: float = 1.0, audio_cfg_scale: float = 1.0) -> dict[str, Any]:
@@ -44,15 +50,24 @@ def from_wrapper(embeds: Mapping[str, Any], sound: Tensor, rate: int) -> Voices:
         SpeakerError: a dictionary without features, features of different lengths, or masks that do not fit them.
     """
     features = embeds.get("audio_features") if isinstance(embeds, Mapping) else None
+    features = [features] if isinstance(features, Tensor) else features  # as the wrapper's silent embeddings have it
     if not isinstance(features, (list, tuple)) or not 1 <= len(features) <= MAX_SPEAKERS:
         raise SpeakerError(f"The embeddings have no 'audio_features' of 1 to {MAX_SPEAKERS} speakers. Connect MULTITALK_EMBEDS.")
     if any(not isinstance(track, Tensor) or track.ndim != 3 for track in features) or len({tuple(t.shape) for t in features}) > 1:
         shapes = [tuple(getattr(track, "shape", ())) for track in features]
         raise SpeakerError(f"The speakers' features have shapes {shapes}; [frames, layers, numbers], the same for all, was expected.")
+    if not features[0].shape[0] or not all(torch.isfinite(track).all() for track in features):
+        raise SpeakerError("The speakers' features are empty, or not numbers (NaN or infinite). Make them again.")
+    seconds = sound.shape[-1] / rate
+    if abs(features[0].shape[0] / FPS - seconds) > TOLERANCE:
+        logger.warning(
+            "MultiTalk: the embeddings last %.2f s at %d frames a second, but the audio %.2f s. Make them with fps 25.",
+            *(features[0].shape[0] / FPS, FPS, seconds),
+        )
     masks = embeds.get("ref_target_masks")
-    if masks is not None and (masks.ndim != 3 or masks.shape[0] not in (len(features), len(features) + 1)):
+    if masks is not None and (not isinstance(masks, Tensor) or masks.ndim != 3 or masks.shape[0] not in (len(features), len(features) + 1)):
         raise SpeakerError(
-            f"The masks have shape {tuple(masks.shape)} for {len(features)} speakers; "
+            f"The masks have shape {tuple(getattr(masks, 'shape', ()))} for {len(features)} speakers; "
             "one for each (and one for the background) was expected."
         )
     speakers = tuple(Speaker(mask=None if masks is None else masks[i].float()) for i in range(len(features)))

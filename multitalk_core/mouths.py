@@ -132,7 +132,7 @@ def places(pixels: Tensor) -> list[Place]:
     the ones before.
     """
     height, width = pixels.shape[1:]
-    top, left = round(MOUTH_TOP * height), round(MOUTH_LEFT * width)
+    top, left = min(round(MOUTH_TOP * height), height - 1), min(round(MOUTH_LEFT * width), width - 1)
     found = [Place(top, left, max(1, round(MOUTH_BOTTOM * height) - top), max(1, round(MOUTH_RIGHT * width) - left))]
     change = _change(pixels)
     for _ in range(PLACES):

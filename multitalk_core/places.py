@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .sizes import fit_mask
 
 MARGIN = 0.05  # share of its part of the picture by which a default mask is smaller on every side ("face_scale")
 
@@ -20,6 +23,7 @@ Box = tuple[float, float, float, float]
 
 ROWS = re.compile(r"rows?\b:?", re.IGNORECASE)  # marks the official order
 HALVES: dict[str, Box] = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 1)}
+SMALLEST = 2  # pixels; no box of a face is smaller
 EDGES = ("x", "y", "width", "height")  # of ComfyUI's BOUNDING_BOX
 
 
@@ -50,9 +54,16 @@ def parse_box(text: str) -> Box | None:
             "or in shares of the picture, for example 0.1, 0.2, 0.4, 0.9."
         ) from error
     box = (b, a, d, c) if numbers != words else (a, b, c, d)
-    if not has_area(box):
-        raise SpeakerError(f"The box '{text}' has no area: right must be greater than left, and bottom greater than top.")
+    check_box(box, f"box '{text}'")
     return box
+
+
+def check_box(box: Box, name: str) -> None:
+    """Raises SpeakerError for a box without an area, or one in shares that leaves the picture."""
+    if not has_area(box):
+        raise SpeakerError(f"The {name} has no area: right must be greater than left, and bottom greater than top.")
+    if not in_shares(box) and all(abs(edge) < SMALLEST for edge in box):
+        raise SpeakerError(f"The {name} leaves the picture: in shares of it, all four numbers lie from 0 to 1.")
 
 
 def has_area(box: Box) -> bool:
@@ -100,43 +111,56 @@ def default_boxes(speakers: int, height: int, width: int) -> list[Box]:
     return [(i * part + int(part * MARGIN), top, i * part + int(part * (1 - MARGIN)), bottom) for i in range(speakers)]
 
 
-def faces_of(found: Any) -> list[Box]:
+def faces_of(found: Any, size: tuple[int, int] | None = None, bbox_format: str = "auto") -> list[Box]:
     """Boxes in pixels of the faces in the first picture, from left to right (by their middles), as other nodes hand them on.
 
     Args:
-        found: ComfyUI's BOUNDING_BOX (a mapping of x, y, width, height; a list of those; a list of such a list for every picture),
-            KJNodes' BBOX (tuples x0, y0, x1, y1, or a list of them), or masks [S, H, W].
+        found: ComfyUI's BOUNDING_BOX (a mapping of x, y, width, height; a list of those; a list of such a list for every picture), BBOX
+            (four numbers, or a list, an array or a tensor [n, 4] of them), or masks [S, h, w], which are scaled and cropped as the picture.
+        size: (height, width) of the picture.
+        bbox_format: of four numbers: "xyxy" (left, top, right, bottom), "xywh" (left, top, width, height), or "auto": KJNodes has both
+            under the name BBOX. Then it is whichever all boxes can be: xywh where a right edge would be left of a left one; otherwise xyxy.
     Raises:
         SpeakerError: anything else, or a box without an area.
     """
-    if isinstance(found, Tensor):
-        masks = found.reshape(-1, *found.shape[-2:]) if found.ndim > 1 else found
-        boxes = [box for mask in masks if (box := mask_box(mask)) is not None] if masks.ndim == 3 else None
+    if isinstance(found, Tensor) and found.ndim >= 2 and not (found.ndim == 2 and found.shape[-1] == len(EDGES)):
+        masks = found.reshape(-1, *found.shape[-2:]).float().cpu()
+        masks = fit_mask(masks, *size) if size else masks
+        boxes = [box for mask in masks if (box := mask_box(mask)) is not None]
     else:
-        boxes = _boxes_in(found)
+        boxes = _boxes_in(found, bbox_format)
     if boxes is None or not all(has_area(box) for box in boxes):
         raise SpeakerError(
-            f"The faces are {_shown(found)}. Boxes of x, y, width and height (BOUNDING_BOX), tuples of left, top, right, bottom (BBOX), "
+            f"The faces are {_shown(found)}. Boxes of x, y, width and height (BOUNDING_BOX), four numbers each (BBOX; see bbox_format), "
             "or one mask for each face were expected."
         )
     return sorted(boxes, key=lambda box: (box[0] + box[2], box[1]))
 
 
-def _boxes_in(found: Any) -> list[Box] | None:
+def _boxes_in(found: Any, bbox_format: str) -> list[Box] | None:
     """None where something is no box."""
-    if isinstance(found, Mapping):
-        if not all(isinstance(found.get(edge), (int, float)) for edge in EDGES):
-            return None
-        x, y, width, height = (float(found[edge]) for edge in EDGES)
-        return [(x, y, x + width, y + height)]
+    found = found.tolist() if hasattr(found, "tolist") else found
+    if isinstance(found, Mapping) or _is_four(found):
+        found = [found]
     if not isinstance(found, Sequence) or isinstance(found, str):
         return None
-    if len(found) == 4 and all(isinstance(edge, (int, float)) for edge in found):
-        return [tuple(float(edge) for edge in found)]  # type: ignore[list-item]
-    if found and isinstance(found[0], Sequence) and found[0] and isinstance(found[0][0], (Mapping, Sequence)):
-        found = found[0]  # a list for every picture: that of the first
-    inner = [_boxes_in(part) for part in found]
-    return None if any(boxes is None for boxes in inner) else [box for boxes in inner if boxes for box in boxes]
+    if found and not isinstance(found[0], Mapping) and not _is_four(found[0]):
+        found = found[0].tolist() if hasattr(found[0], "tolist") else found[0]  # a list for every picture: that of the first
+        if not isinstance(found, Sequence) or isinstance(found, str):
+            return None
+    fours = [[float(edge) for edge in box] for box in found if _is_four(box)]
+    by_size = bbox_format == "xywh" or (bbox_format == "auto" and any(box[2] <= box[0] or box[3] <= box[1] for box in fours))
+    boxes: list[Box] = [(x0, y0, x0 + x1, y0 + y1) if by_size else (x0, y0, x1, y1) for x0, y0, x1, y1 in fours]
+    for box in found:
+        if isinstance(box, Mapping) and all(isinstance(box.get(edge), Real) for edge in EDGES):
+            x, y, width, height = (float(box[edge]) for edge in EDGES)
+            boxes.append((x, y, x + width, y + height))
+    return boxes if len(boxes) == len(found) else None
+
+
+def _is_four(box: Any) -> bool:
+    box = box.tolist() if hasattr(box, "tolist") else box
+    return isinstance(box, Sequence) and not isinstance(box, str) and len(box) == len(EDGES) and all(isinstance(e, Real) for e in box)
 
 
 def _smaller(box: Box) -> Box:

@@ -75,6 +75,11 @@ def called(speakers: Sequence[Speaker], index: int) -> str:
     return f"speaker {index + 1} ({name})" if name else f"speaker {index + 1}"
 
 
+def capital(text: str) -> str:
+    """With a capital at the beginning, and names as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def source_masks(speakers: Sequence[Speaker], height: int, width: int) -> Tensor:
     """Every speaker's mask at the size of the source picture: [S, H, W].
 
@@ -126,7 +131,7 @@ def place_report(speakers: Sequence[Speaker], tokens: Tensor) -> list[str]:
     lines = []
     for i, mask in enumerate(masks):
         own, shared = int((mask & (masks.sum(dim=0) == 1)).sum()), int((mask & (masks.sum(dim=0) > 1)).sum())
-        lines.append(f"{called(speakers, i).capitalize()}: {own + shared} of {mask.numel()} cells.")
+        lines.append(f"{capital(called(speakers, i))}: {own + shared} of {mask.numel()} cells.")
         if shared:
             others = [called(speakers, j) for j in range(len(masks)) if j != i and (mask & masks[j]).any()]
             lines[-1] += f" {shared} of them also belong to {' and '.join(others)}: there, either voice may win."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,11 @@ ENTRY = re.compile(rf"{NAME}(?P<start>{TIME})\s*s?\s*(?:[-–—]|to)\s*(?P<stop
 EXAMPLE = "'A: 0-3.2, B: 3.2-7'"
 NUMBERED = re.compile(r"[A-Da-d1-4]")  # names that say which speaker they are
 TAG = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")  # WebVTT's voice
-BRACKETS = re.compile(r"\s*[\[(]([^\])]{1,40})[\])]")
-PREFIX = re.compile(r"\s*[-–]?\s*([^\W\d_][^:<>{}\n\\]{0,39}?)\s*:")  # "Anna: Hello"
+MARKUP = re.compile(r"<[^>]*>|\{[^}]*\}")
+BRACKETS = re.compile(r"\s*\[([^\]]{1,40})\](?=\s*\S)")  # "[Anna] Hello", but not "[laughs]" alone
+PREFIX = re.compile(r"\s*[-–]?\s*((?:[^\W\d_][^\s:]*\s+){0,2}[^\W\d_][^\s:]*)\s*:(?=\s|$|\\N)")  # "Anna: Hello", "Dr. Anna Smith:"
+PUNCTUATION = re.compile(r"[,:;\n]+")
+BOM = "\ufeff"
 
 
 class TimelineError(ValueError):
@@ -53,8 +56,9 @@ class Timeline:
 
     @property
     def text(self) -> str:
-        """As `parse_turns` reads it."""
-        return "\n".join(f"{self.names[turn.speaker]}: {turn.start:.2f}-{turn.stop:.2f}" for turn in self.turns)
+        """As `parse_turns` reads it, to the millisecond."""
+        told = [(PUNCTUATION.sub(" ", self.names[turn.speaker]), turn) for turn in self.turns]
+        return "\n".join(f"{name}: {_milliseconds(turn.start, math.floor)}-{_milliseconds(turn.stop, math.ceil)}" for name, turn in told)
 
     def overlaps(self) -> list[tuple[float, float]]:
         """When two or more speak at once."""
@@ -65,6 +69,10 @@ class Timeline:
                 joined = found and found[-1][1] == start
                 found[-1:] = [(found[-1][0], stop)] if joined else [*found[-1:], (start, stop)]
         return found
+
+
+def _milliseconds(time: float, rounded: Callable[[float], int]) -> str:
+    return f"{rounded(round(1000 * time, 6)) / 1000:.3f}"
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -91,13 +99,16 @@ def parse_turns(text: str, seconds: float, names: Sequence[str] = ()) -> Timelin
         TimelineError: what is no turn, lies outside of the recording, or belongs to nobody.
         ImportError: subtitles without pysubs2.
     """
-    spoken = _subtitles(text) if SUBTITLES.search(text) else _entries(text)
+    subtitled = SUBTITLES.search(text) is not None
+    spoken = _subtitles(text, names) if subtitled else _entries(text)
     if not spoken:
         raise TimelineError(f"Nobody is said to speak. Write who speaks when, such as {EXAMPLE}, or paste subtitles with names.")
-    order = _order([name for name, *_ in spoken], names)
+    order = speaking_order([name for name, *_ in spoken], names)
     places = {name.casefold(): place for place, name in enumerate(order)}
     turns = []
     for name, start, stop in spoken:
+        if start >= seconds and subtitled and any(begin < seconds for _, begin, _ in spoken):
+            continue  # credits, or a clip shorter than its subtitles
         if start >= seconds:
             raise TimelineError(f"{name} is to speak from {start:g} s on, but the audio ends at {seconds:.2f} s.")
         if stop <= start:
@@ -119,20 +130,21 @@ def _entries(text: str) -> list[tuple[str, float, float]]:
     return found
 
 
-def _subtitles(text: str) -> list[tuple[str, float, float]]:
+def _subtitles(text: str, names: Sequence[str]) -> list[tuple[str, float, float]]:
     """Speakers by WebVTT's <v Anna>, "[Anna] …" or "Anna: …"; a subtitle without a name goes on with the one before it."""
     try:
         import pysubs2
     except ImportError as error:
         raise ImportError("Reading subtitles needs pysubs2: pip install pysubs2") from error
     try:
-        lines = pysubs2.SSAFile.from_string(text.strip() + "\n", keep_html_tags=True, keep_unknown_html_tags=True)
+        lines = pysubs2.SSAFile.from_string(text.strip().lstrip(BOM) + "\n", keep_html_tags=True, keep_unknown_html_tags=True)
     except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
         raise TimelineError(f"The subtitles cannot be read ({error}). Paste a whole SRT or WebVTT file, or write {EXAMPLE}.") from error
     found: list[tuple[str, float, float]] = []
     for line in lines:
-        told = TAG.search(line.text) or BRACKETS.match(line.text) or PREFIX.match(line.text)
-        name = line.name or (told[1].strip() if told else found[-1][0] if found else "")
+        if line.is_comment or line.end <= line.start:
+            continue
+        name = line.name or _name_in(line.text, names) or (found[-1][0] if found else "")
         if not name:
             raise TimelineError(
                 f"The subtitle '{line.plaintext.strip()}' does not say who speaks. "
@@ -142,12 +154,26 @@ def _subtitles(text: str) -> list[tuple[str, float, float]]:
     return found
 
 
-def _order(spoken: Iterable[str], names: Sequence[str]) -> list[str]:
-    come = list({name.casefold(): name for name in reversed(list(spoken))}.values())[::-1]
+def _name_in(text: str, names: Sequence[str]) -> str:
+    """Who a subtitle says it is by; where names are given, only those count, so that other beginnings stay speech."""
+    if voice := TAG.search(text):
+        return voice[1].strip()
+    plain = MARKUP.sub("", text)
+    told = BRACKETS.match(plain) or PREFIX.match(plain)
+    name = told[1].strip() if told else ""
+    return name if not names or name.casefold() in {known.casefold() for known in names} else ""
+
+
+def speaking_order(spoken: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The speakers from left to right: `names`, else letters and numbers by themselves, else in the order in which they come."""
+    come: dict[str, str] = {}
+    for name in spoken:
+        come.setdefault(name.casefold(), name)
     if not names:
-        return sorted(come, key=str.casefold) if all(NUMBERED.fullmatch(name) for name in come) else come
+        numbered = all(NUMBERED.fullmatch(name) for name in come.values())
+        return sorted(come.values(), key=str.casefold) if numbered else list(come.values())
     known = {name.casefold() for name in names}
-    if strangers := [name for name in come if name.casefold() not in known]:
+    if strangers := [name for key, name in come.items() if key not in known]:
         raise TimelineError(f"{', '.join(strangers)} {'speak' if len(strangers) > 1 else 'speaks'}, but the names are {', '.join(names)}.")
     return list(names)
 

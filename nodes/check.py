@@ -34,7 +34,7 @@ class MultiTalkSyncCheck(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The original picture, where speakers have boxes in pixels of it and the video has another size.",
+                    tooltip="The original picture. Needed where the video has another size or shape: speakers' boxes belong to it.",
                 ),
                 io.MultiType.Input(
                     "faces",
@@ -66,7 +66,7 @@ class MultiTalkSyncCheck(io.ComfyNode):
                 source = stack.enter_context(VideoSource(video.get_stream_source(), *trim))  # last: what reads a stream moves it
                 size, parts = source(0).shape[1:3], video_parts(source, round(seconds * FPS), PART)
             picture = None if image is None else tuple(image.shape[1:3])
-            regions = regions_of(voices.speakers, *size, picture, None if faces is None else faces_of(faces))
+            regions = regions_of(voices.speakers, *size, picture, None if faces is None else faces_of(faces, size))
             check = check_sync(parts, regions, voices.speakers, own_tracks(voices), max_lag)
         shown = sync_picture(check)[None]
         told = {**ui.PreviewImage(shown, cls=cls).as_dict(), **ui.PreviewText(check.report).as_dict()}

@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..comfy_bridge.clip import PICTURE, fit_speakers
+from ..comfy_bridge.conditioning import PictureError
 from ..comfy_bridge.guider import MultiTalkGuider as Guider
 from ..comfy_bridge.label_map import watch_maps
 from ..multitalk_core.casting import everyone
@@ -78,6 +79,8 @@ class MultiTalkLabelMap(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, latent, block, step, second, seed, steps, shift, text_scale, audio_scale, sampler_name,
                 apg, apg_momentum, apg_threshold):  # fmt: skip
+        if PICTURE not in latent:
+            raise PictureError("The latent has lost its picture. Connect the latent of MultiTalk Conditioning directly.")
         projection = Projection(apg_momentum, apg_threshold) if apg else None
         guider = Guider(model, positive, negative, text_scale, audio_scale, projection)
         maps, masks = watch_maps(guider, latent, sigmas(steps, shift), sampler_name, seed, block, step)

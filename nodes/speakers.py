@@ -8,7 +8,7 @@ from ..multitalk_core.audio import as_sound, playable
 from ..multitalk_core.casting import Place, everyone, parse_places, take_places
 from ..multitalk_core.dialogue import MODES, dialogue
 from ..multitalk_core.pictures import timeline_picture
-from ..multitalk_core.places import faces_of, mask_box, parse_box
+from ..multitalk_core.places import SpeakerError, faces_of, mask_box, parse_box
 from ..multitalk_core.speakers import Speaker, source_masks
 from ..multitalk_core.vad import speech_only
 from . import inputs
@@ -152,7 +152,16 @@ class MultiTalkSpeakerBoxes(io.ComfyNode):
                     "faces",
                     types=[io.BoundingBox, io.BBOX, io.Mask],
                     optional=True,
-                    tooltip="From a face detector, or a mask for each face. What is drawn goes first.",
+                    tooltip="From a face detector, or a mask for each face. Used where nothing is drawn.",
+                ),
+                io.Combo.Input(
+                    "bbox_format",
+                    options=["auto", "xyxy", "xywh"],
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What the four numbers of a BBOX are: corners, or a corner and a size. auto takes what all faces can be. "
+                    "BOUNDING_BOX and masks need no telling.",
                 ),
                 inputs.speakers(least=0, tooltip="From MultiTalk Dialogue or MultiTalk Speaker; none to make masks and boxes alone."),
             ],
@@ -165,11 +174,13 @@ class MultiTalkSpeakerBoxes(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, boxes, speakers, faces=None, **too_many):
+    def execute(cls, image, boxes, speakers, faces=None, bbox_format="auto", **too_many):
         height, width = image.shape[1:3]
-        places = parse_places(boxes) or [Place(box) for box in ([] if faces is None else faces_of(faces))]
+        places = parse_places(boxes) or [Place(box) for box in ([] if faces is None else faces_of(faces, (height, width), bbox_format))]
         connected = everyone(inputs.in_order(speakers, too_many))
         people = take_places(connected, places)
+        if not people:
+            raise SpeakerError("No box is drawn, no face was found, and no speaker is connected. Draw a box over each face.")
         masks = source_masks(people, height, width)
         boxes = bounding_boxes(masks)
         return io.NodeOutput(people, masks, [boxes], ui=editor_view(image, people, boxes, len(connected)))

@@ -478,3 +478,18 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     torch.testing.assert_close(ours.penultimate_hidden_states, core.penultimate_hidden_states, atol=1e-3, rtol=1e-3)
     wide = encode_clip(clip, torch.rand(1, 64, 160, 3))
     assert wide.penultimate_hidden_states.shape == (1, 17, 32)
+
+
+def test_a_watcher_keeps_the_positive_branch_of_its_block_and_step(comfy):
+    from multitalk_nodes.comfy_bridge.label_map import MapRecorder
+
+    maps = torch.arange(2 * 3 * 8.0).reshape(2, 3, 8)
+    options = {"sigmas": torch.tensor([0.9]), "block_index": 1, "cond_or_uncond": [1, 0], "grid_sizes": (2, 2, 2)}
+    recorder = MapRecorder(1, 0.9)
+    for other in ({"block_index": 0}, {"sigmas": torch.tensor([0.9003])}, {"cond_or_uncond": [1, 2]}):
+        recorder.see({**options, **other}, maps, torch.ones(3, 4))
+        assert recorder.maps is None
+    recorder.see(options, maps, torch.ones(3, 4))
+    assert torch.equal(recorder.maps, maps[1].reshape(3, 2, 2, 2)) and recorder.masks.shape == (3, 2, 2)
+    recorder.see(options, 0 * maps, torch.ones(3, 4))
+    assert recorder.maps.any(), "the first evaluation counts"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,13 +59,22 @@ def test_faces_come_from_left_to_right(found):
 
 def test_a_single_face_and_none():
     assert faces_of({"x": 1, "y": 2, "width": 3, "height": 4}) == faces_of((1, 2, 4, 6)) == [(1, 2, 4, 6)]
-    assert faces_of([[]]) == faces_of([]) == faces_of(torch.zeros(2, 5, 5)) == []
+    assert faces_of([[]]) == faces_of([]) == faces_of(torch.zeros(2, 5, 5)) == faces_of([[], [(1, 2, 4, 6)]]) == []
 
 
-@pytest.mark.parametrize("found", ["face", 5, [1, 2, 3], [{"x": 1}], [{"x": 1, "y": 1, "width": 0, "height": 5}], torch.zeros(5)])
-def test_what_is_no_face_is_told(found):
-    with pytest.raises(SpeakerError, match="The faces are"):
-        faces_of(found)
+def test_four_numbers_are_corners_or_a_corner_and_a_size():
+    assert faces_of([(60, 5, 20, 30), (10, 6, 20, 30)]) == [(10, 6, 30, 36), (60, 5, 80, 35)]  # no corners: 20 is left of 60
+    assert faces_of([(10, 6, 20, 30)]) == faces_of([(10, 6, 20, 30)], None, "xyxy") == [(10, 6, 20, 30)]
+    assert faces_of([(10, 6, 20, 30)], None, "xywh") == [(10, 6, 30, 36)]
+
+
+@pytest.mark.parametrize("found", [np.array([[1, 2, 30, 40]]), torch.tensor([[1.0, 2, 30, 40]]), [tuple(np.float32([1, 2, 30, 40]))]])
+def test_numbers_of_numpy_and_torch_are_numbers(found):
+    assert faces_of(found) == [(1, 2, 30, 40)]
+
+
+def test_masks_of_another_size_mean_the_same_place():
+    assert faces_of(torch.stack([box_mask((5, 2, 10, 8), 20, 30)]), (40, 60)) == [(10, 4, 20, 16)]
 
 
 def test_the_box_around_a_mask():
@@ -97,6 +107,17 @@ def test_people_without_a_voice_are_silent_and_come_last():
 def test_a_drawn_box_goes_before_a_mask_of_the_speaker_s():
     (placed,) = take_places([Speaker(VOICE, 100, mask=torch.ones(4, 4))], [Place(LEFT, speaker=1)])
     assert placed.box == LEFT and placed.mask is None
+
+
+def test_boxes_by_order_also_move_speakers_who_have_a_place():
+    people = [Speaker(VOICE, 100, box=RIGHT), Speaker(VOICE, 100, box=MIDDLE)]
+    assert [s.box for s in take_places(people, [Place(RIGHT), Place(LEFT)])] == [LEFT, RIGHT]
+    assert [s.box for s in take_places(people, [Place(LEFT)])] == [LEFT, MIDDLE]
+
+
+def test_somebody_who_speaks_is_not_laid_over_somebody_silent():
+    with pytest.raises(SpeakerError, match="Speaker 1 has no place: there are 1 speakers, but only 0 with a box"):
+        take_places(voices(""), [Place(LEFT, silent=True)])
 
 
 def test_without_boxes_everybody_keeps_what_they_have():
@@ -142,8 +163,11 @@ def test_the_editor_s_boxes_are_read():
         ("[1]", "Box 1 has no 'box'"),
         ('[{"box": [0, 0, 1]}]', "Box 1 has no 'box' of four numbers"),
         ('[{"box": [0, 0, 1, "x"]}]', "four numbers were expected"),
-        ('[{"box": [0, 0, 1, 1]}, {"box": [0.5, 0, 0.5, 1]}]', "Box 2 has no area"),
-        ('[{"box": [0, 0, 1, NaN]}]', "Box 1 has no area"),
+        ('[{"box": [0, 0, 1, 1]}, {"box": [0.5, 0, 0.5, 1]}]', "box 2 has no area"),
+        ('[{"box": [0, 0, 1, NaN]}]', "box 1 has no area"),
+        ('[{"box": [0, 0, 1, 1' + "0" * 400 + "]}]", "box 1 has no area"),
+        ("[" * 100_000, "no JSON"),
+        ('[{"box": [-0.05, 0.1, 0.4, 0.9]}]', "from 0 to 1"),
         ('[{"box": [0, 0, 1, 1], "speaker": 9}]', "Box 1 belongs to speaker 9"),
         ('[{"box": [0, 0, 1, 1], "speaker": "Anna"}]', "Box 1 belongs to speaker 'Anna'"),
     ],
@@ -165,7 +189,7 @@ def test_the_report_tells_overlaps_small_masks_defaults_and_untrained_numbers():
         return "\n".join(place_report(people, tokens(people)))
 
     assert "neither a mask nor a box" in words(Speaker(), Speaker(name="Ben"))
-    assert "Speaker 2 (ben)".lower() in words(Speaker(), Speaker(name="Ben")).lower()
+    assert "Speaker 2 (Ben): " in words(Speaker(), Speaker(name="Ben"))
     assert "4 of them also belong to speaker 2" in words(Speaker(box=(0, 0, 64, 64)), Speaker(box=(48, 0, 128, 64)))
     assert "very little for a mouth" in words(Speaker(box=(0, 0, 16, 32)), Speaker(box=(64, 0, 128, 64)))
     assert "Nothing is left for the background" in words(Speaker(box=(0, 0, 64, 64)), Speaker(box=(64, 0, 128, 64)))

@@ -53,6 +53,20 @@ def test_every_template_takes_a_request(template):
     assert not [node for node in graph.values() if node["class_type"] == "AudioConcat"], "what only the template's own voice was made of"
 
 
+def test_a_template_s_drawn_boxes_stay_with_its_picture():
+    template = mc.Template.load("demo_bystander")
+    names = {file: file.name for file in (*VOICES, FACE)}
+    graph = template.fill(request(image=None, audio=[VOICES[1]]), names)
+    (speaker, heard), (quiet, nothing) = seats(graph)
+    assert (speaker["role"], quiet["role"], heard["audio"], nothing) == ("speaks", "silent", "voice_2.wav", None)
+    assert float(speaker["box"].split(", ")[2]) < float(quiet["box"].split(", ")[0])
+    assert not [node for node in graph.values() if node["class_type"] in ("MultiTalkDialogue", "MultiTalkPreviewSpeakers")]
+    assert [node["box"] for node, _ in seats(template.fill(request(audio=[VOICES[1]]), names))] == [""]
+    broken = mc.Template("broken", {**template.graph, "4": {"class_type": "MultiTalkSpeakerBoxes", "inputs": {"boxes": "[1]"}}})
+    with pytest.raises(mc.BadRequest, match="boxes that cannot be read"):
+        broken.fill(request(), names)
+
+
 def seats(graph):
     """The speakers' inputs in the order of the voices, each with its loader's."""
     (voices,) = (node for node in graph.values() if node["class_type"] == "MultiTalkWav2VecEmbeds")

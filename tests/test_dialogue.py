@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.audio import AudioError
+from multitalk_nodes.multitalk_core.audio import AudioError, mix
 from multitalk_nodes.multitalk_core.dialogue import dialogue
 from multitalk_nodes.multitalk_core.pictures import ALARM, timeline_picture
 from multitalk_nodes.multitalk_core.timeline import Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans
@@ -119,6 +119,37 @@ def test_what_says_nothing_is_quoted(text, why):
         parse_turns(text, 10.0)
 
 
+def subtitle(*lines):
+    times = [f"00:00:{i:02},000 --> 00:00:{i:02},900" for i in range(len(lines))]
+    return "\n\n".join(f"{i}\n{time}\n{line}" for i, (time, line) in enumerate(zip(times, lines, strict=True), start=1)) + "\n"
+
+
+@pytest.mark.parametrize("line", ["It is 12:30 now", "see http://x", "[laughs]", "nothing more"])
+def test_speech_is_not_taken_for_a_name(line):
+    pytest.importorskip("pysubs2")
+    assert parse_turns(subtitle("Anna: Hello", line), 10.0).names == ("Anna",)
+
+
+@pytest.mark.parametrize("line", ["<i>Anna: hi</i>", "{\\an8}Anna: hi", "<b>Anna:</b> hi", "- Anna: hi", "[Anna] hi"])
+def test_a_name_is_found_within_markup(line):
+    pytest.importorskip("pysubs2")
+    assert parse_turns(subtitle(line), 10.0).names == ("Anna",)
+
+
+def test_with_names_only_those_are_names():
+    pytest.importorskip("pysubs2")
+    text = subtitle("Anna: Hello", "One thing: no", "Ben: yes")
+    assert [t.speaker for t in parse_turns(text, 10.0, ["Anna", "Ben"]).turns] == [0, 0, 1]
+
+
+def test_subtitles_after_the_end_and_empty_ones_are_left_out():
+    pytest.importorskip("pysubs2")
+    empty = "\n9\n00:00:00,500 --> 00:00:00,500\nAnna: x\n"
+    assert len(parse_turns("\ufeff" + subtitle("Anna: a", "b", "credits") + empty, 1.5).turns) == 2
+    with pytest.raises(TimelineError, match="the audio ends"):
+        parse_turns(subtitle("", "Anna: a").split("\n\n", 1)[1], 0.5)
+
+
 def test_a_subtitle_without_any_name_is_quoted():
     pytest.importorskip("pysubs2")
     with pytest.raises(TimelineError, match="'Hello' does not say who speaks"):
@@ -126,9 +157,13 @@ def test_a_subtitle_without_any_name_is_quoted():
 
 
 def test_a_timeline_s_text_is_read_again():
-    timeline = parse_turns("Anna: 0-3.2, Ben: 3-7, 8-9", 10.0)
-    assert parse_turns(timeline.text, 10.0) == timeline
+    timeline = parse_turns("Anna: 0-3.2, Ben: 3-7, 8-9.0004", 10.0)
+    again = parse_turns(timeline.text, 10.0)
+    assert again.names == timeline.names and [t.start for t in again.turns] == [t.start for t in timeline.turns]
+    assert all(0 <= new.stop - old.stop <= 0.001 for new, old in zip(again.turns, timeline.turns, strict=True))
     assert timeline.overlaps() == [(3.0, 3.2)]
+    odd = Timeline(("Smith, John: Dr.", "B"), (Turn(0, 0.0004, 0.9997), Turn(1, 0.998, 1.0)))
+    assert [(t.speaker, t.start, t.stop) for t in parse_turns(odd.text, 1.0).turns] == [(0, 0.0, 1.0), (1, 0.998, 1.0)]
 
 
 def test_overlaps_of_three_are_joined_and_touching_turns_are_none():
@@ -145,26 +180,35 @@ def test_a_track_of_one_s_own_is_silent_elsewhere_and_has_no_clicks():
     assert track.diff(dim=1).abs().max() < 0.05
 
 
-def test_one_recording_is_shared_out_and_adds_up_again():
+def played(made):
+    return mix([s.sound for s in made.speakers if s.sound], "parallel")
+
+
+def test_one_recording_is_shared_out_and_played_once():
     recording = noise(8, channels=2)
     made = dialogue([recording], "who speaks when", "A: 0.5-3.2, B: 3.0-6\nA: 7-")
     first, second = made.speakers
     assert [first.name, second.name, first.start, second.start] == ["A", "B", 0.0, 0.0]
     assert first.waveform[:, RATE * 31 // 10].any() and second.waveform[:, RATE * 31 // 10].any()  # both hear where both speak
     assert not first.waveform[:, RATE * 4].any() and not second.waveform[:, RATE * 7].any()
-    torch.testing.assert_close(first.sound[0] + second.sound[0], recording[0], atol=1e-6, rtol=0)
-    assert torch.equal(made.sound[0], recording[0])
+    assert torch.equal(played(made)[0], recording[0]) and torch.equal(made.sound[0], recording[0])
 
 
-def test_channels_are_speakers_and_add_up_again():
+def test_channels_are_speakers_and_the_recording_is_played_once():
     left, right = noise(2)[0], torch.nn.functional.pad(noise(1, seed=1)[0], (RATE, 0))
     made = dialogue([(torch.cat([left, right]), RATE)], "channels", names="Anna, Ben")
     assert [s.waveform.shape[0] for s in made.speakers] == [1, 1]
-    torch.testing.assert_close(sum(s.sound[0] for s in made.speakers), torch.cat([left, right]))
+    assert torch.equal(played(made)[0], torch.cat([left, right]))
     (turn,) = made.timeline.of(1)
     assert abs(turn.start - 1) <= 0.08 and turn.stop == 2
     with pytest.raises(AudioError, match="mono"):
         dialogue([noise(1)], "channels")
+
+
+def test_four_channels_are_four_speakers_at_their_own_level():
+    quiet = 0.1 * noise(1, channels=4)[0]  # louder ones are scaled down as a whole
+    made = dialogue([(quiet, RATE)], "channels")
+    torch.testing.assert_close(played(made)[0], quiet.sum(dim=0, keepdim=True), atol=1e-6, rtol=0)
 
 
 def test_clips_in_turn_with_a_pause():
@@ -178,8 +222,14 @@ def test_clips_in_turn_with_a_pause():
 
 def test_clips_at_once_begin_when_they_are_told_to():
     made = dialogue([noise(1), noise(2, seed=1)], "at once", "0.5", names="Anna, Ben")
-    assert made.timeline.text == "Ben: 0.00-2.00\nAnna: 0.50-1.50"
+    assert made.timeline.text == "Ben: 0.000-2.000\nAnna: 0.500-1.500"
     assert made.timeline.overlaps() == [(0.5, 1.5)]
+
+
+def test_names_in_turn_come_in_the_order_in_which_they_speak():
+    made = dialogue([noise(1), noise(1, seed=1), noise(1, seed=2)], "in turn", "Ben; Anna; ben")
+    assert made.timeline.names == ("Ben", "Anna")
+    assert parse_turns("Ben: 0-1, Anna: 1-2, Ben: 2-3", 5.0).names == ("Ben", "Anna")
 
 
 def test_somebody_named_who_never_speaks_is_silent():
@@ -192,7 +242,8 @@ def test_somebody_named_who_never_speaks_is_silent():
     [
         (0, "in turn", "", "", "No audio is connected"),
         (2, "in turn", "A, B, A", "", "2 clips are connected, but 3 speakers"),
-        (2, "in turn", "A, Zoe", "A, B", "Zoe is to speak"),
+        (2, "in turn", "A, Zoe", "A, B", "Zoe speaks, but the names are A, B"),
+        (1, "at once", "99999999", "", "ten hours"),
         (1, "at once", "0, 1", "", "2 start times are given for 1 clips"),
         (1, "at once", "soon", "", "'soon' is no start time"),
         (2, "who speaks when", "A: 0-1", "", "takes one recording of everybody"),

@@ -71,6 +71,13 @@ def test_the_wrapper_s_own_dictionary_is_taken_in_half_precision_and_without_bac
     assert from_wrapper({**embeds, "ref_target_masks": None}, SOUND, 16_000).speakers == (Speaker(), Speaker())
 
 
+def test_the_wrapper_s_silent_embeddings_are_a_tensor(caplog):
+    assert len(from_wrapper({"audio_features": FEATURES[0]}, SOUND, 16_000).tracks) == 1
+    assert "fps 25" not in caplog.text
+    from_wrapper({"audio_features": FEATURES[0]}, torch.zeros(1, 32_000), 16_000)
+    assert "0.80 s at 25 frames a second, but the audio 2.00 s" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("embeds", "why"),
     [
@@ -78,6 +85,9 @@ def test_the_wrapper_s_own_dictionary_is_taken_in_half_precision_and_without_bac
         ({"audio_features": []}, "no 'audio_features'"),
         ({"audio_features": [FEATURES[0], FEATURES[1][:5]]}, "the same for all"),
         ({"audio_features": [FEATURES[0, 0]]}, "the same for all"),
+        ({"audio_features": [FEATURES[0] * torch.nan]}, "not numbers"),
+        ({"audio_features": [FEATURES[0][:0]]}, "empty"),
+        ({"audio_features": [FEATURES[0]], "ref_target_masks": [1]}, r"masks have shape \(\)"),
         ({"audio_features": [FEATURES[0]], "ref_target_masks": torch.ones(4, *SIZE)}, r"masks have shape \(4, 48, 64\) for 1 speakers"),
     ],
 )

@@ -202,7 +202,7 @@ def test_a_templates_models_are_known(name):
     needed = models.needed_by(graph)
     assert {"multitalk", "wan21", "wav2vec", "vae"} <= set(needed)
     assert name.startswith("demo") or {"clip", "text_encoder"} <= set(needed)
-    assert ("lora" in needed) == ("turbo" in name)
+    assert ("lora" in needed) == ("LoraLoaderModelOnly" in str(Template.load(name).graph))
     loaders = models.warm_up(graph)
     assert {node["class_type"] for node in loaders.values()} <= {*models.LOADERS, models.DEMO, models.SHOW}
 

@@ -304,7 +304,15 @@ def test_help_pages_name_every_input_and_output(ours):
 def test_help_pages_have_no_relative_links():
     """The editor takes them from its own root, where they lead nowhere."""
     for file in DOCS.glob("*.md"):
-        assert re.findall(r"\]\((?!https?:)", file.read_text(encoding="utf-8")) == [], file.name
+        assert re.findall(r"(?<!!)\[[^\]]*\]\((?!https?:)", file.read_text(encoding="utf-8")) == [], file.name
+
+
+def test_help_pages_show_their_node(server, ours):
+    """Pictures, in contrast to links, are looked for beside the page."""
+    for name in ours:
+        assert f"]({name}.jpg)" in (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        picture = server.get(f"/extensions/multitalk-nodes/docs/{name}.jpg")
+        assert picture.startswith(b"\xff\xd8") and len(picture) < 40_000
 
 
 def test_help_pages_name_other_nodes_by_their_display_names(ours):

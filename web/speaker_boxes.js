@@ -10,6 +10,7 @@ import { app } from "../../scripts/app.js"
 const NODE = "MultiTalkSpeakerBoxes"
 const COLOURS = ["rgb(79, 163, 255)", "rgb(255, 159, 67)", "rgb(84, 199, 123)", "rgb(214, 107, 229)"] // multitalk_core/pictures.py
 const GREY = "rgb(120, 120, 120)"
+const UNDEALT = "rgb(235, 235, 235)"
 const DARK = "rgb(30, 30, 34)"
 const LEAST = 0.02 // share of the picture's side that a box must have
 const SNAP = 0.012 // share of the side within which an edge sticks to the picture's edge
@@ -76,23 +77,20 @@ function upright([x0, y0, x1, y1]) {
     return [Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)]
 }
 
-/** Every place's speaker: its own number, else the next free one from left to right as the node deals them; 0 is nobody. */
-function numbers(places, picture) {
-    const own = places.map((place) => (place.silent ? 0 : place.speaker || null))
-    const free = COLOURS.map((_, i) => i + 1).filter((number) => !own.includes(number))
-    const middle = (i) => {
-        const box = shares(places[i], picture) ?? places[i].box
-        return box[0] + box[2]
-    }
-    const waiting = [...own.keys()].filter((i) => own[i] === null).sort((a, b) => middle(a) - middle(b))
-    for (const i of waiting) own[i] = free.shift() ?? 0
-    return own
+/** Whose a place is: a speaker's number, 0 for somebody silent, null for whoever the node finds by name or by order. */
+function owner(place) {
+    return place.silent ? 0 : place.speaker || null
 }
 
-function label(place, number) {
+function colourOf(place) {
+    return owner(place) === null ? UNDEALT : (COLOURS[owner(place) - 1] ?? GREY)
+}
+
+function label(place) {
     const name = place.name || ""
-    if (number) return name ? `${number} · ${name}` : `${number}`
-    return name ? `${name} (silent)` : "silent"
+    if (owner(place) === 0) return name ? `${name} (silent)` : "silent"
+    if (owner(place) === null) return name || "by order"
+    return name ? `${owner(place)} · ${name}` : `${owner(place)}`
 }
 
 /** The edges of a box that a point is at, as [0, 2 or null; 1, 3 or null]; no edge at all is its middle; null is outside. */
@@ -305,15 +303,14 @@ class BoxEditor {
     }
 
     drawPlaces(pen, area, places, dashed) {
-        const owners = numbers(places, this.picture)
         places.forEach((place, i) => {
             const box = shares(place, this.picture)
             if (!box) return
             const [x, y] = [area.x + box[0] * area.width, area.y + box[1] * area.height]
             const rect = [x, y, (box[2] - box[0]) * area.width, (box[3] - box[1]) * area.height]
-            const colour = COLOURS[owners[i] - 1] ?? GREY
+            const colour = colourOf(place)
             drawBox(pen, rect, colour, dashed, i === this.selected)
-            drawLabel(pen, rect, colour, label(place, owners[i]))
+            drawLabel(pen, rect, colour, label(place))
         })
     }
 
