@@ -229,15 +229,17 @@ def test_metrics_count(worker, bucket):
 @pytest.mark.parametrize("name", [name for name in templates() if not name.startswith("demo")])
 def test_published_templates_fit_the_nodes_and_lack_only_their_models(worker, server, name):
     """What ComfyUI finds wrong with them, on a machine that has none of the models: their files."""
-    for sample in ("face.png", "voice_1.wav"):
+    for sample in ("face.png", "two_faces.png", "silent_face.mp4", "voice_1.wav", "voice_2.wav"):
         server.upload(SAMPLES / sample)
     graph = Template.load(name).graph
+    picture = {"condition_image": "multi1.png"} if Template.load(name).takes("image") else {"condition_video": inline("silent_face.mp4")}
     with pytest.raises(tools.PromptRefused) as refused:
         server.queue(graph)
     errors = [(told["class_type"], error["type"]) for told in refused.value.node_errors.values() for error in told["errors"]]
     loaders = {node["class_type"] for node in graph.values()} & set(models.LOADERS)
     assert {kind for _, kind in errors} == {"value_not_in_list"} and {node for node, _ in errors} == loaders
-    told = answered(worker, SHORT | {"audio_1": "1.wav", "condition_image": "multi1.png", "template": name})
+    asked = {key: value for key, value in SHORT.items() if key != "condition_image"}
+    told = answered(worker, asked | {"audio_1": "1.wav", "template": name} | picture)
     assert told["error_code"] == "models_missing" and "Required MeiGen-MultiTalk components missing" in told["error"]
 
 
