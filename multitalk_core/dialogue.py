@@ -99,7 +99,8 @@ def dialogue(
             f"one name for each, and at most {MAX_SPEAKERS}, were expected."
         )
     recorded = mode in ("who speaks when", "channels")
-    sound = sounds[0] if recorded and sounds[0][0].shape[0] <= STEREO else mix(tracks, "parallel")
+    too_wide = mode == "channels" and len(tracks) > STEREO  # a player's average of all channels would make each of them quiet
+    sound = sounds[0] if recorded and not too_wide else mix(tracks, "parallel")
     if recorded:  # what is played is the recording, once: it goes with the first who speaks, and the others add nothing
         first = timeline.turns[0].speaker if timeline.turns else 0
         played = [sound if i == first else (torch.zeros(1, 1), sound[1]) for i in range(len(tracks))]

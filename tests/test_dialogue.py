@@ -194,6 +194,12 @@ def test_one_recording_is_shared_out_and_played_once():
     assert torch.equal(played(made)[0], recording[0]) and torch.equal(made.sound[0], recording[0])
 
 
+def test_what_nobody_says_is_played_whatever_channels_there_are():
+    recording = noise(4, channels=6)
+    made = dialogue([recording], "who speaks when", "A: 1-2, B: 2-3")
+    assert torch.equal(played(made)[0], recording[0])
+
+
 def test_channels_are_speakers_and_the_recording_is_played_once():
     left, right = noise(2)[0], torch.nn.functional.pad(noise(1, seed=1)[0], (RATE, 0))
     made = dialogue([(torch.cat([left, right]), RATE)], "channels", names="Anna, Ben")
