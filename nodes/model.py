@@ -36,7 +36,11 @@ class MultiTalkModelLoader(io.ComfyNode):
                     tooltip="Which rules the weights were trained for; both look the same. 'auto' goes by the file's metadata and name.",
                 ),
                 io.Combo.Input(
-                    "dtype", options=list(DTYPES), default="from file", advanced=True, tooltip="Precision to keep the weights in. 'from file' keeps quantised ones packed."
+                    "dtype",
+                    options=list(DTYPES),
+                    default="from file",
+                    advanced=True,
+                    tooltip="Precision to keep the weights in. 'from file' keeps quantised ones packed.",
                 ),
             ],
             outputs=[io.ModelPatch.Output(display_name="weights")],

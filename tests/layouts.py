@@ -103,7 +103,10 @@ SAFETENSORS = {
     "fp16 throughout": (all_in(torch.float16), 2.0**-11),
     "bf16 throughout": (all_in(torch.bfloat16), 2.0**-8),
     "Kijai fp8_e4m3fn": (fp8(torch.float8_e4m3fn), 2.0**-3),  # without a scale, numbers below 2⁻⁶ lose more than the format's half step
-    "Kijai fp8_e4m3fn scaled": (scaled(torch.float8_e4m3fn, E4M3_MAX, marks={"scaled_fp8": torch.empty(0).to(torch.float8_e4m3fn)}), 2.0**-4),
+    "Kijai fp8_e4m3fn scaled": (
+        scaled(torch.float8_e4m3fn, E4M3_MAX, marks={"scaled_fp8": torch.empty(0).to(torch.float8_e4m3fn)}),
+        2.0**-4,
+    ),
     "fp8_e5m2 scaled": (scaled(torch.float8_e5m2, E5M2_MAX), 2.0**-3),
     "ComfyUI's quantisation notes": (comfy_quant, 2.0**-4),
     "MeiGen int8, merged with WAN": (quanto(torch.int8, 127), 2.0**-6),
