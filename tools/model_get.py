@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,11 +84,10 @@ class Fetcher:
 
     Args:
         replace: puts a file in the place of another that has its name.
-        pause: waits, after a failure, that many seconds.
     """
 
-    def __init__(self, models: Path, step: Step, replace: bool = False, pause: Callable[[float], None] = time.sleep) -> None:
-        self.models, self.step, self.replace, self.pause = models, step, replace, pause
+    def __init__(self, models: Path, step: Step, replace: bool = False) -> None:
+        self.models, self.step, self.replace = models, step, replace
         self._hub: _Hub | None = None
         self.staging = models / STAGING
 
@@ -188,7 +186,7 @@ class Fetcher:
             if attempt < TRIES:
                 seconds = min(LONGEST_PAUSE, 2.0 ** (attempt - 1))
                 self.step.say(f"{last} Trying again in {seconds:g} s.")
-                self.pause(seconds)
+                time.sleep(seconds)
         raise last
 
     def _try(self, item: Item) -> str:
@@ -254,7 +252,7 @@ class _Hub:
             raise NotFetched("HF_HUB_OFFLINE is set, so nothing may be fetched. Unset it (and TRANSFORMERS_OFFLINE), and run again.")
         self._hub, self._download, self._headers, self._status = huggingface_hub, file_download, build_hf_headers, HfHubHTTPError
         libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-        self.endpoint = constants.ENDPOINT
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         constants.DOWNLOAD_CHUNK_SIZE = CHUNK
         self.passing: tuple[Any, ...] = (
             HfHubHTTPError,
@@ -263,7 +261,7 @@ class _Hub:
         )  # requests' are OSErrors
 
     def look(self, entry: Entry) -> Remote:
-        url = self._hub.hf_hub_url(entry.repository, entry.path)
+        url = self._hub.hf_hub_url(entry.repository, entry.path, endpoint=self.endpoint)
         told = self._hub.get_hf_file_metadata(url)
         if told.commit_hash is None or told.etag is None:
             raise NotFetched(f"{self.endpoint} answers as no Hugging Face Hub does. Is HF_ENDPOINT right, or is there a proxy's page?")
