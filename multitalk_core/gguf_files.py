@@ -9,15 +9,20 @@ Shapes: a weight [O, I] is stored as [O, I / n · b] bytes: blocks of b bytes fo
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from .model import WeightsError
+
+if TYPE_CHECKING:
+    from .weight_files import Header
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes, unless "general.alignment" says otherwise
@@ -137,6 +142,21 @@ def unpack(stored: Tensor, dtype: str) -> Tensor:
     """Rows of blocks [O, bytes] uint8 → [O, I] float32."""
     block = BLOCKS[dtype]
     return block.unpack(stored.reshape(-1, block.bytes)).reshape(stored.shape[0], -1)
+
+
+def map_gguf(path: Path, header: Header) -> dict[str, Tensor]:
+    """The tensors of a file whose header was read: plain ones as numbers, packed ones as rows of bytes [O, ..] uint8.
+
+    They lie in the mapped file, not in memory, until they are used.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory that cannot be written to
+    tensors = {}
+    for key, entry in header.tensors.items():
+        dtype, length = PLAIN.get(entry.dtype, torch.uint8), entry.stop - entry.start
+        data = torch.frombuffer(mapped, dtype=dtype, count=length // dtype.itemsize, offset=entry.start)
+        tensors[key] = data.reshape(entry.shape if entry.dtype in PLAIN else (*entry.shape[:-1], -1))
+    return tensors
 
 
 def read_gguf_header(file: BinaryIO, name: str, size: int) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], dict[str, str]]:

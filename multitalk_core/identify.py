@@ -18,6 +18,16 @@ PART = re.compile(r"-(\d{5})-of-(\d{5})\.")  # transformers' and diffusers' name
 AUDIO_FILE = "wan2.1_infiniteTalk_single_fp16.safetensors, or multitalk.safetensors"
 WAN_FILE = "wan2.1_i2v_480p_14B_fp16.safetensors"
 ENCODER_FILE = "wav2vec2-chinese-base_fp16.safetensors"
+# What another file is called in a sentence
+KINDS_IN_WORDS = {
+    "multitalk": "MultiTalk's or InfiniteTalk's audio weights (for MultiTalk Model Loader)",
+    "wan21": "a WAN model (for Load Diffusion Model)",
+    "wav2vec": "a Wav2Vec2 encoder (for MultiTalk Wav2Vec2 Loader)",
+    "vae": "a VAE",
+    "clip": "a CLIP vision model",
+    "text_encoder": "a text encoder",
+    "lora": "a LoRA (for a LoRA loader, on the WAN model)",
+}
 # What else a merged or look-alike file has
 OTHER_TALKERS = (
     (".audio_cross_attn.q_norm.", "LongCat-Video-Avatar"),
@@ -46,6 +56,8 @@ def identify(header: Header, name: str) -> Found:
     """
     tensors = {plain_key(key): entry for key, entry in header.tensors.items()}
     kind, told, problem = next(((kind, *judge(tensors)) for kind, fits, judge in KINDS if fits(tensors)), ("other", "", None))
+    if kind == "wav2vec" and problem is None:
+        told, problem = _which_wav2vec(header, name.lower(), told)
     if part := PART.search(PurePath(name).name):
         problem = f"is part {int(part[1])} of {int(part[2])}. All parts together are the model: get a file that is whole."
     if kind == "other" and problem is None:
@@ -108,6 +120,15 @@ def _wav2vec(tensors: Tensors) -> tuple[str, str | None]:
     if hidden == 1024:
         return note, f"is wav2vec2-large ({note}). The published weights listen with chinese-wav2vec2-base (12 × 768): get {ENCODER_FILE}."
     return note, None
+
+
+def _which_wav2vec(header: Header, name: str, told: str) -> tuple[str, str | None]:
+    """chinese-wav2vec2-base and wav2vec2-base-960h have the same shapes; only the second was trained to write letters."""
+    if "960h" in name or any(key.startswith("lm_head.") for key in header.tensors):
+        return told, f"is a speech recogniser such as wav2vec2-base-960h; the lips would follow it badly. Get {ENCODER_FILE}."
+    if "chinese" not in name and "multitalk" not in name:
+        told += "; chinese-wav2vec2-base and base-960h cannot be told apart by their shapes: the SHA-256 tells"
+    return told, None
 
 
 def _plain(_tensors: Tensors) -> tuple[str, str | None]:

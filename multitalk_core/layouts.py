@@ -94,10 +94,12 @@ def _checked(key: str, stored: Stored) -> Stored:
     elif scale is not None and scale.numel() == stored.shape[0]:
         scale = scale.reshape(-1, 1)
     elif scale is not None:
-        raise WeightsError(f"'{key}' of shape {list(stored.shape)} has a scale of shape {list(scale.shape)}; one number, or one a row, was expected.")
+        raise WeightsError(
+            f"'{key}' of shape {list(stored.shape)} has a scale of shape {list(scale.shape)}; one number, or one a row, was expected."
+        )
     if not stored.block and not dtype.is_floating_point and (dtype not in SCALED or scale is None):
         raise WeightsError(
-            f"'{key}' is stored as {str(dtype).removeprefix('torch.')}, which nothing in the file says how to read. Take the fp16 file, for "
-            "example wan2.1_infiniteTalk_single_fp16.safetensors."
+            f"'{key}' is stored as {str(dtype).removeprefix('torch.')}, which nothing in the file says how to read. "
+            "Take the fp16 file, for example wan2.1_infiniteTalk_single_fp16.safetensors."
         )
     return Stored(stored.data, stored.shape, scale, stored.block)

@@ -87,7 +87,7 @@ def _read_safetensors(file: Any, name: str, size: int) -> Header:
             "Get it again."
         )
     try:
-        told = json.loads(file.read(length))
+        told = json.loads(file.read(length).decode("utf-8"))
         if not isinstance(told, dict):
             raise ValueError("not an object")
         metadata = told.pop("__metadata__", None) or {}
