@@ -71,9 +71,10 @@ def hold_motion(model: comfy.model_patcher.ModelPatcher, motion: Motion, noise: 
     Args:
         noise: (shape, σ, seed) → noise for a level: `motion_noise`, or that of a recorded run.
     """
-    held = model.clone()
-    wrapper = _HoldMotion(motion, noise)
-    held.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, KEY, wrapper)
+    held, kind = model.clone(), comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    held.add_wrapper_with_key(kind, KEY, _HoldMotion(motion, noise))
+    others = held.wrappers[kind]
+    held.wrappers[kind] = {KEY: others.pop(KEY), **others}  # outermost: what LazyCache reuses must not let the frames go
     return held
 
 

@@ -299,6 +299,66 @@ def test_what_replaces_blocks_is_kept_and_has_a_cache_of_its_own(tiny, wan, weig
         assert (near - plain).abs().max() < (near - unguided).abs().max()
 
 
+@pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
+@pytest.mark.parametrize(("text_scale", "audio_scale", "evaluations"), FORMS)
+def test_cores_caches_save_evaluations_of_every_branch_and_motion_latents_end_clean(
+    tiny, wan, weights, text_scale, audio_scale, evaluations, name
+):
+    import comfy_extras.nodes_easycache
+
+    from multitalk_nodes.comfy_bridge.patches import hold_motion, motion_noise
+    from multitalk_nodes.multitalk_core.generate import Motion
+
+    clean = tiny.known_latent(seed=9)[:, :, :1]
+    caching = getattr(comfy_extras.nodes_easycache, name).execute(wan, 9.0, 0.0, 1.0, False)[0]
+    model = hold_motion(patched(tiny, caching, weights), Motion(clean, noised=False), motion_noise)
+    guider = guide(tiny, model, weights, text_scale, audio_scale)
+    with Blocks(wan) as blocks:
+        latent = run(tiny, guider)
+    torch.testing.assert_close(latent[:, :, :1], clean, atol=1e-3, rtol=1e-3)
+    made = [blocks.ran(branch) for branch in range(evaluations)]
+    assert 0 < len(made[0]) < STEPS and all(levels == made[0] for levels in made)
+    assert torch.equal(run(tiny, guider), latent), "nothing is left of the first run"
+
+
+def test_cores_easycache_skips_whole_evaluations_beside_ours(tiny, wan, weights, threshold):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    both = cached(EasyCacheNode.execute(wan, 1.0, 0.0, 1.0, False)[0], threshold)
+    counts = []
+    for model in (wan, cached(wan, threshold), both):
+        with Blocks(wan) as blocks:
+            latent = run(tiny, guide(tiny, patched(tiny, model, weights), weights, 4.0, 3.0))
+        assert latent.isfinite().all()
+        counts.append(sum(len(branches) for _, branches, _ in blocks.forwards))
+    assert counts[0] > counts[1] > counts[2] > 0
+
+
+def test_a_lora_and_a_context_window_keep_working(tiny, wan, weights, threshold):
+    """Windows of a long latent share a conditioning; each has a residual of its own."""
+    from comfy import context_windows
+
+    model = tiny.wan()
+    model.model.diffusion_model.time_projection[1].bias.data.add_(4.0)
+    key = "diffusion_model.blocks.1.self_attn.q.weight"
+    delta = torch.randn(tiny.SHAPE.dim, tiny.SHAPE.dim, generator=torch.Generator().manual_seed(8)) * 0.2
+    model.add_patches({key: ("diff", (delta,))})
+    listening = patched(tiny, model, weights)
+    listening.model_options["context_handler"] = context_windows.IndexListContextHandler(
+        context_schedule=context_windows.get_matching_context_schedule(context_windows.ContextSchedules.STATIC_STANDARD),
+        fuse_method=context_windows.get_matching_fuse_method(context_windows.ContextFuseMethods.PYRAMID),
+        context_length=2,
+        context_overlap=1,
+        dim=2,
+    )
+    plain = run(tiny, guide(tiny, listening, weights, 4.0, 1.0))
+    assert torch.equal(run(tiny, guide(tiny, cached(listening, 1e-9), weights, 4.0, 1.0)), plain)
+    with Blocks(model) as blocks:
+        near = run(tiny, guide(tiny, cached(listening, threshold), weights, 4.0, 1.0))
+    assert 0 < len(blocks.ran(0)) < 2 * STEPS
+    assert near.isfinite().all()
+
+
 def test_a_model_without_plain_blocks_is_refused(comfy):
     from types import SimpleNamespace
 
