@@ -176,6 +176,9 @@ def _judged(path: Path, folder: str, place: Path, manifest: Manifest) -> FileChe
     found = identify(header, path.name)
     if found.kind == "other" and entry is None and not PART.search(path.name):
         return None
+    if entry and found.kind not in (entry.kind, "other"):
+        problem = f"it bears the name of a {entry.kind} file, but holds {found.kind}. Get it again, or give it another name."
+        return FileCheck(role, folder, name, path, size, WRONG, found.note, problem)
     role = found.kind if found.kind != "other" else role
     needs = "needs the pack ComfyUI-GGUF" if role == "wan21" and header.container == "gguf" else ""
     note = "; ".join(filter(None, (found.note, needs, "" if place.name not in ONLY_BY_YAML else YAML)))
