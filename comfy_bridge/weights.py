@@ -21,6 +21,7 @@ from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.gguf_files import map_gguf
 from ..multitalk_core.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
 from ..multitalk_core.layouts import Stored, collect
+from ..multitalk_core.manifest import Manifest
 from ..multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError, null_windows
 from ..multitalk_core.weight_files import Header, read_header
 from .quantised import Quantised
@@ -100,7 +101,7 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
     if found.kind != "multitalk" or found.problem:
         told = found.problem or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
         raise WeightsError(f"'{name}' {told}")
-    chosen = choose_family(family, name, header.metadata)  # asked for before anything is read
+    chosen = choose_family(family, name, header.metadata, Path(path))  # asked for before anything is read
     if header.container == "gguf":
         return build_weights(map_gguf(Path(path), header), name, chosen, dtype, header)
     try:
@@ -147,8 +148,13 @@ def _put(adapter: MultiTalkAdapter, key: str, weight: Stored) -> None:
         setattr(layer, part, torch.nn.Parameter(weight.numbers(), requires_grad=False))
 
 
-def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:
-    """The family of a file; MultiTalk and InfiniteTalk have the same shapes, so it is never guessed from them."""
+def choose_family(asked: str, name: str, metadata: Mapping[str, str], path: Path | None = None, manifest: Manifest | None = None) -> Family:
+    """The family of a file; MultiTalk and InfiniteTalk have the same shapes, so it is never guessed from them.
+
+    Args:
+        path: the file, which is hashed if nothing else tells and it is as long as a published one.
+        manifest: the published files, if not the shipped list.
+    """
     if asked in FAMILIES:
         return FAMILIES[asked]
     told = metadata.get(METADATA_FAMILY, "").split()
@@ -158,6 +164,8 @@ def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:
     named = {family for spelling, family in NAMES if spelling in plain}
     if len(named) == 1:
         return FAMILIES[named.pop()]
+    if path and (published := (manifest or Manifest.load()).recognise(path)) and published.family in FAMILIES:
+        return FAMILIES[published.family]
     raise WeightsError(
         f"Whether '{name}' is MultiTalk or InfiniteTalk cannot be told from the file: both have the same shapes. "
         "Choose the family in the loader."

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,15 @@ BACKGROUND_LABEL = 12.0
 LABEL_ROPE_BASE = 10_000.0
 MAP_EPSILON = 1e-8  # keeps a constant map from dividing by zero; multitalk_utils.py, normalize_and_scale()
 
-Shaped = TypeVar("Shaped")  # a Tensor, or what stands for one and has its shape
+
+class HasShape(Protocol):
+    """A Tensor, or what stands for one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+Shaped = TypeVar("Shaped", bound=HasShape)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -53,7 +61,7 @@ class AdapterShape:
     context_tokens: int
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Any]) -> AdapterShape:
+    def of(cls, tensors: Mapping[str, HasShape]) -> AdapterShape:
         """Read the sizes from a state dict with the official keys.
 
         Raises:

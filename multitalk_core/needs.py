@@ -64,7 +64,7 @@ class Needs:
         return [
             (f"VRAM for {size}", f"{gigabytes(self.whole)} with all weights there, {gigabytes(self.least)} at least (computed)", card),
             ("of that a branch", f"{gigabytes(self.branch)} for {CLIP_FRAMES} frames (computed)", ""),
-            ("RAM", f"{gigabytes(self.ram)} (computed: weights {gigabytes(self.weights)}, and a clip's frames)", machine),
+            ("RAM for it", f"{gigabytes(self.ram)} (computed: weights {gigabytes(self.weights)}, and a clip's frames)", machine),
             (f"disk for {self.seconds:g} s", f"{gigabytes(self.disk)} (computed)", place),
         ]
 

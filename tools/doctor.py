@@ -24,29 +24,43 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Prints the facts; 1 if one of them is a problem."""
     options = parse(arguments)
-    from .pack import register_pack, start_comfy
+    if options.models and not options.models.is_dir():
+        raise StepFailed("doctor", f"there is no folder {options.models}", "name the folder that ComfyUI has its models in.")
+    from .pack import register_pack
 
     register_pack()
-    from multitalk_nodes.multitalk_core.diagnosis import Fact, as_text, compilers, disks, versions
+    from multitalk_nodes.multitalk_core.diagnosis import as_text
 
-    host, facts = None, versions()
-    if not any(fact.problem for fact in facts):
-        host = environment.found_comfyui()
+    facts, verdict = _facts(options)
+    print(as_text(facts), *verdict, sep="\n")
+    return int(any(fact.problem for fact in facts))
+
+
+def _facts(options: argparse.Namespace):
+    """What ComfyUI says, if it can be imported; else what can be said without it."""
+    from multitalk_nodes.multitalk_core.diagnosis import Fact, compilers, disks, versions
+
+    def without(why: str, advice: str):
+        place = options.models or Path.cwd()
+        return [Fact("ComfyUI", why, advice, True), *versions(), *compilers(), *disks({place.absolute().name: place})], []
+
+    host = environment.found_comfyui()
     if host is None:
-        told = "not looked at, as long as something is missing" if any(fact.problem for fact in facts) else "none found"
-        facts += [*compilers(), *disks({"models": options.models or Path.cwd()}), Fact("ComfyUI", told, "Set COMFYUI_PATH to its folder.")]
-        print(as_text(facts))
-        return int(any(fact.problem for fact in facts))
+        return without("none was found", "Set COMFYUI_PATH to the folder that its main.py is in.")
     os.environ["COMFYUI_PATH"] = str(host.path)
     sys.argv[1:] = []  # ComfyUI reads it
-    start_comfy()
-    from multitalk_nodes.comfy_bridge.diagnosis import diagnose, model_places
+    from .pack import start_comfy
+
+    try:
+        start_comfy()
+        from multitalk_nodes.comfy_bridge.diagnosis import diagnose, model_places
+    except ImportError as error:
+        advice = (
+            f"Run this with the Python that runs ComfyUI, or install what it needs: {sys.executable} -m pip install -r requirements.txt"
+        )
+        return without(f"{host.version} cannot be imported here ({error})", advice)
     from multitalk_nodes.multitalk_core.model_check import check_models
     from multitalk_nodes.multitalk_core.model_folders import places
 
-    if options.models and not options.models.is_dir():
-        raise StepFailed("doctor", f"there is no folder {options.models}", "name the folder that ComfyUI has its models in.")
     checked = check_models(places(options.models.absolute()) if options.models else model_places())
-    facts = diagnose(checked, options.size, options.seconds)
-    print(as_text(facts), f"models: {checked.verdict()}", sep="\n")
-    return int(any(fact.problem for fact in facts))
+    return diagnose(checked, options.size, options.seconds), [f"models: {checked.verdict()}"]
