@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,7 +154,8 @@ async def details(client: AsyncClient, job: str, deep: bool) -> dict[str, Any]:
     except ClientError as error:  # most often ComfyUI is busy with a video: what was found without it is an answer, too
         return {"error": str(error)}
     finally:
-        await client.forget(number)
+        with suppress(ClientError):
+            await client.forget(number)
 
 
 def warm_up(graph: Prompt) -> Prompt:
