@@ -87,7 +87,9 @@ def clashes() -> list[str]:
                 wanted = Requirement(line)
             except InvalidRequirement:
                 continue
-            if wanted.name not in (*WATCHED, "numpy") or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            if wanted.name not in (*WATCHED, "numpy", "huggingface-hub", "tokenizers") or (
+                wanted.marker and not wanted.marker.evaluate({"extra": ""})
+            ):
                 continue
             version = _version(wanted.name)
             if version and not wanted.specifier.contains(version, prereleases=True):

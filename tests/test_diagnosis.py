@@ -13,6 +13,7 @@ from multitalk_nodes.multitalk_core.diagnosis import Fact, as_text, clashes, com
 from multitalk_nodes.multitalk_core.manifest import Manifest
 from multitalk_nodes.multitalk_core.needs import needs
 from multitalk_nodes.tests.graphs import ROOT
+from multitalk_nodes.tools.venvs import python_of
 
 GIB = 2**30
 
@@ -142,8 +143,8 @@ def test_the_doctor_asks_comfyui():
 
 def test_the_doctor_helps_a_python_that_has_nothing(tmp_path):
     """No environment is made for it, and nothing fetched."""
-    venv.create(tmp_path / "bare", symlinks=True)
-    python = tmp_path / "bare" / "bin" / "python"
+    venv.create(tmp_path / "bare", symlinks=os.name != "nt")
+    python = python_of(tmp_path / "bare")
     done = doctor(python, MULTITALK_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 1 and "torch" in done.stdout and "not there" in done.stdout and "pip install" in done.stdout, done.stderr
     assert not (tmp_path / "cache").exists()
