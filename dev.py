@@ -7,6 +7,7 @@ Standard library only: what it runs, it runs in an environment that it makes its
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks import sync_check as sync_check_options
 from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
+from tools import doctor as doctor_options
 from tools import environment
 from tools import models as models_options
 from tools import serve as serve_options
@@ -115,6 +117,14 @@ def models(options: argparse.Namespace) -> int:
     return models_options.main(options.more)
 
 
+def doctor(options: argparse.Namespace) -> int:
+    """versions, device, attention, memory, and what to change; run it with ComfyUI's Python to look at that"""
+    doctor_options.parse(options.more)
+    if not importlib.util.find_spec("torch") and (other := environment.python_there()) is not None:
+        return again(other)
+    return doctor_options.main(options.more)
+
+
 def again(python: Path) -> int:
     """This command once more, by another Python."""
     return subprocess.run([str(python), __file__, *sys.argv[1:]], env=clean_variables()).returncode
@@ -145,6 +155,7 @@ COMMANDS = (
     (demo, {}, True),
     (serve, {}, True),
     (models, {}, True),
+    (doctor, {}, True),
     (eval_demo, {}, True),
     (train_demo, {}, True),
     (test, {}, True),
