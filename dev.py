@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
@@ -19,9 +20,10 @@ from benchmarks import sync_check as sync_check_options
 from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
-from tools import environment
+from tools import environment, host
+from tools import matrix as matrix_options
 from tools import serve as serve_options
-from tools.steps import StepFailed
+from tools.steps import Step, StepFailed
 
 
 def env(options: argparse.Namespace) -> int:
@@ -35,14 +37,37 @@ def env(options: argparse.Namespace) -> int:
     return 0
 
 
+# what shows that the pack works on a ComfyUI: it is loaded, its nodes are as released, they refuse what they should, and a face talks
+SHORT = (
+    "tests/test_pack.py",
+    "tests/test_signatures.py",
+    "tests/test_nodes.py",
+    "tests/test_workflows.py::test_it_makes_a_video[demo_one_speaker]",
+)
+
+
 def test(options: argparse.Namespace) -> int:
-    """ruff, then pytest; further arguments go to pytest"""
+    """ruff, then pytest, then a few tests on the oldest ComfyUI; --matrix: the demo on every version (by hand); other arguments go to pytest"""
+    if options.matrix:
+        matrix_options.parse(options.more)
+        return environment.prepare().run(["-m", "tools.matrix", *options.more])
     made = environment.prepare()
+    oldest = None if options.more else oldest_host(made)
     lint_code = made.run(["-m", "ruff", "check", "--quiet"])
     test_code = made.run(["-m", "pytest", *options.more])
+    if oldest:
+        print(f"\nThe same environment with ComfyUI {oldest.host.version}, the oldest:", flush=True)
+        test_code = oldest.run(["-m", "pytest", *SHORT]) or test_code
     if lint_code:
         print("ruff found problems: see above pytest's output, or run: python dev.py lint")
     return test_code or lint_code
+
+
+def oldest_host(made: environment.Environment) -> environment.Environment | None:
+    """The environment with the oldest ComfyUI in place of the newest; None where the user chose a ComfyUI."""
+    if (made.host.found, made.host.version) != (host.PINNED_COPY, host.DEFAULT):
+        return None
+    return replace(made, host=host.pinned(host.OLDEST, environment.cache_folder(), Step("comfyui")))
 
 
 def lint(options: argparse.Namespace) -> int:
@@ -121,6 +146,7 @@ PARITY_OPTIONS = {
     "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
     "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
 }
+TEST_OPTIONS = {"--matrix": {"action": "store_true", "help": "the demo on every supported version; writes docs/compatibility.md (an hour)"}}
 ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environments that older requirements left in the cache"}}
 
 # a command is a function and a row: its options, and whether it takes arguments that it does not know
@@ -129,7 +155,7 @@ COMMANDS = (
     (serve, {}, True),
     (eval_demo, {}, True),
     (train_demo, {}, True),
-    (test, {}, True),
+    (test, TEST_OPTIONS, True),
     (parity, PARITY_OPTIONS, False),
     (bench, {}, True),
     (kills, {}, True),
@@ -144,7 +170,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for function, flags, takes_more in COMMANDS:
         name = function.__name__.replace("_", "-")
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__, add_help=not takes_more)
+        command = commands.add_parser(
+            name, help=function.__doc__, description=function.__doc__, add_help=not takes_more, allow_abbrev=False
+        )
         command.set_defaults(function=function, takes_more=takes_more)
         for flag, settings in flags.items():
             command.add_argument(flag, **settings)

@@ -71,7 +71,7 @@ def test_the_comfyui_around_the_pack_is_found(tools, tmp_path, monkeypatch, link
 def test_a_version_that_is_not_pinned_is_an_error(tools, tmp_path, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setenv("MULTITALK_COMFYUI", "0.1")
-    with pytest.raises(tools["steps"].StepFailed, match="use one of 0.30.0, 0.18.2"):
+    with pytest.raises(tools["steps"].StepFailed, match="use one of 0.30.0, 0.27.0, 0.24.1, 0.18.2"):
         tools["host"].find_comfyui(tmp_path, tmp_path)
 
 
