@@ -47,7 +47,7 @@ SHORT = (
 
 
 def test(options: argparse.Namespace) -> int:
-    """ruff, then pytest, then a few tests on the oldest ComfyUI; --matrix: the demo on every version (by hand); other arguments go to pytest"""
+    """ruff, pytest, and a few tests on the oldest ComfyUI; further arguments go to pytest; --matrix: the demo on every version"""
     if options.matrix:
         matrix_options.parse(options.more)
         return environment.prepare().run(["-m", "tools.matrix", *options.more])
