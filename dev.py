@@ -23,6 +23,7 @@ from tools import demo as demo_options
 from tools import environment, host
 from tools import matrix as matrix_options
 from tools import serve as serve_options
+from tools import signatures as signatures_options
 from tools.steps import Step, StepFailed
 
 
@@ -142,6 +143,13 @@ def kills(options: argparse.Namespace) -> int:
     return made.run(["-m", "tools.kills", *options.more])
 
 
+def release_signatures(options: argparse.Namespace) -> int:
+    """record the nodes' inputs and outputs and the workflows of the version in pyproject.toml, which later ones are held against"""
+    signatures_options.parse(options.more)
+    made = environment.prepare()
+    return (oldest_host(made) or made).run(["-m", "tools.signatures", *options.more])
+
+
 PARITY_OPTIONS = {
     "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
     "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
@@ -160,6 +168,7 @@ COMMANDS = (
     (bench, {}, True),
     (kills, {}, True),
     (mutants, {}, False),
+    (release_signatures, {}, True),
     (lint, {}, False),
     (env, ENV_OPTIONS, False),
 )
