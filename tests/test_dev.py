@@ -75,6 +75,19 @@ def test_a_version_that_is_not_pinned_is_an_error(tools, tmp_path, monkeypatch):
         tools["host"].find_comfyui(tmp_path, tmp_path)
 
 
+def test_the_short_run_is_on_the_oldest_unless_a_comfyui_was_chosen(tools, tmp_path, monkeypatch):
+    environment, host = tools["environment"], tools["host"]
+    monkeypatch.setenv("MULTITALK_CACHE", str(tmp_path))
+    fake_comfyui(tmp_path / f"comfyui-{host.OLDEST}")
+
+    def oldest(found: str, version: str):
+        return environment.Environment(host.Host(tmp_path, version, found), tmp_path, None).on_oldest()
+
+    assert oldest(host.PINNED_COPY, host.DEFAULT).host.path == tmp_path / f"comfyui-{host.OLDEST}"
+    assert oldest("COMFYUI_PATH", host.DEFAULT) is None
+    assert oldest(host.PINNED_COPY, host.OLDEST) is None
+
+
 @pytest.fixture
 def served(tools, tmp_path, monkeypatch):
     """Makes pip 'download' an archive with the given members; returns a function that finds the pinned ComfyUI."""
