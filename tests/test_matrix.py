@@ -38,7 +38,7 @@ def test_psnr_is_that_of_the_worst_frame():
 
 
 def judged(**figures):
-    result = Result(matrix.Cell().asked, **{"first": False, **figures})
+    result = Result(matrix.Cell().asked, **{"first": False, "state": "not run", **figures})
     result.judge()
     return result.state
 
@@ -86,6 +86,21 @@ def test_what_cannot_be_had_was_not_run_and_what_fails_does_not_stop_the_rest(ca
     text = report(results, SURROUNDINGS)
     assert "0 passed, 2 failed, 1 not run" in text
     assert text.count("not run: no python3.13") == 1
+
+
+def test_a_run_that_is_broken_off_says_what_was_not_run(cache, monkeypatch):
+    def interrupted(cell, *_):
+        if cell.python == "3.13":
+            raise KeyboardInterrupt
+        return "no such Python"
+
+    monkeypatch.setattr(matrix, "_missing", interrupted)
+    results = matrix.run_all([matrix.Cell(python=version) for version in ("3.12", "3.13", "3.11")], {}, Step("test"))
+    assert [(result.state, result.said[:7]) for result in results] == [
+        ("not run", "no such"),
+        ("not run", "the run"),
+        ("not run", "the run"),
+    ]
 
 
 def test_too_little_disk_is_said(cache, monkeypatch):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -83,11 +83,8 @@ def main() -> int:
     chosen = cells(next((version for version in PYTHONS if version in found), PYTHONS[0]))
     if options.only:
         chosen = [cell for cell in chosen if cell == chosen[0] or any(text in cell.name for text in options.only)]
-    try:
-        with locked(cache_folder() / "matrix", step):
-            results = run_all(chosen, found, step)
-    except KeyboardInterrupt:
-        return 130
+    with locked(cache_folder() / "matrix", step):
+        results = run_all(chosen, found, step)
     if not options.only:
         REPORT.write_text(report(results, surroundings()), encoding="utf-8")
         step.say(f"wrote {REPORT.relative_to(ROOT)}")
@@ -119,17 +116,16 @@ def interpreters() -> dict[str, Path]:
 
 
 def run_all(chosen: list[Cell], found: Mapping[str, Path], step: Step) -> list[Result]:
-    """Cell after cell; one that fails does not stop the others."""
-    results: list[Result] = []
+    """Cell after cell; one that fails does not stop the others, and Ctrl-C leaves the results that there are."""
+    results = [Result(cell.asked, first=cell is chosen[0], state="not run", said="the run was broken off before") for cell in chosen]
     reference: Frames = {}
-    for number, cell in enumerate(chosen, start=1):
-        step.say(f"cell {number} of {len(chosen)}: {cell.name}")
-        result = Result(cell.asked, first=number == 1)
-        frames = run_cell(cell, found, reference, result)
-        if number == 1 and result.state == "passed":
-            reference = frames
-        results.append(result)
-        step.say(f"cell {number} of {len(chosen)}: {result.state}: {result.said}")
+    with suppress(KeyboardInterrupt):
+        for number, (cell, result) in enumerate(zip(chosen, results, strict=True), start=1):
+            step.say(f"cell {number} of {len(chosen)}: {cell.name}")
+            frames = run_cell(cell, found, reference, result)
+            if result.first and result.state == "passed":
+                reference = frames
+            step.say(f"cell {number} of {len(chosen)}: {result.state}: {result.said}")
     return results
 
 

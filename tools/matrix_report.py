@@ -39,7 +39,7 @@ class Result:
         elif self.psnr is None:
             raise ValueError("ran, but the first cell left no frames to compare with")
         elif self.psnr < LEAST:
-            self.said = f"the frames differ: {decibels(self.psnr)}, expected {LEAST:g} dB at least"
+            self.state, self.said = "failed", f"the frames differ: {decibels(self.psnr)}, expected {LEAST:g} dB at least"
         else:
             self.state, self.said = "passed", f"{decibels(self.psnr)}"
 
