@@ -7,6 +7,7 @@ Standard library only: what it runs, it runs in an environment that it makes its
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from demo.train import run as train_options
 from tools import demo as demo_options
 from tools import environment
 from tools import matrix as matrix_options
+from tools import models as models_options
 from tools import serve as serve_options
 from tools import signatures as signatures_options
 from tools.steps import StepFailed
+from tools.venvs import clean_variables
 
 
 def env(options: argparse.Namespace) -> int:
@@ -121,6 +124,19 @@ def bench(options: argparse.Namespace) -> int:
     return made.run([str(BENCHES[name].__file__), *more], folder=Path.cwd())
 
 
+def models(options: argparse.Namespace) -> int:
+    """`models check` what is there, `models get` what is missing, `models paths` for ComfyUI's extra_model_paths.yaml"""
+    chosen = models_options.parse(options.more)
+    if (other := environment.python_with(*models_options.PACKAGES[chosen.command])) is not None:
+        return again(other)
+    return models_options.main(options.more)
+
+
+def again(python: Path) -> int:
+    """This command once more, by another Python."""
+    return subprocess.run([str(python), __file__, *sys.argv[1:]], env=clean_variables()).returncode
+
+
 def mutants(options: argparse.Namespace) -> int:
     """change one sign, index or range at a time and see that parity notices (minutes)"""
     made = environment.prepare()
@@ -153,6 +169,7 @@ ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environme
 COMMANDS = (
     (demo, {}, True),
     (serve, {}, True),
+    (models, {}, True),
     (eval_demo, {}, True),
     (train_demo, {}, True),
     (test, TEST_OPTIONS, True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ import comfy.model_patcher
 import comfy.utils
 from torch import Tensor
 
+from ..multitalk_core.identify import ENCODER_FILE, KINDS_IN_WORDS, identify
+from ..multitalk_core.model import WeightsError
 from ..multitalk_core.wav2vec import Embeds, EncoderError, Progress, Wav2Vec2
 from ..multitalk_core.wav2vec_files import build_encoder, read_encoder
+from ..multitalk_core.weight_files import read_header
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ def load_encoder(path: Path, do_normalize: bool | None = None) -> ManagedEncoder
     """Load a Wav2Vec2 file, alone or of a Hugging Face folder.
 
     Raises:
-        EncoderError: not a Wav2Vec2 encoder, or damaged.
+        EncoderError: not a Wav2Vec2 encoder, not the one that MultiTalk was trained with, or damaged.
     """
+    _check_file(path)
     network = build_encoder(read_encoder(path), do_normalize)
     patcher = comfy.model_patcher.CoreModelPatcher(
         network,
@@ -55,6 +62,21 @@ def load_encoder(path: Path, do_normalize: bool | None = None) -> ManagedEncoder
         offload_device=comfy.model_management.text_encoder_offload_device(),
     )
     return ManagedEncoder(patcher, network)
+
+
+def _check_file(path: Path) -> None:
+    """Refuses another model's file by its header; a folder's parts are told by what is beside them."""
+    if path.is_dir() or path.suffix != ".safetensors" or path.with_suffix(".safetensors.index.json").exists():
+        return
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        found = identify(read_header(path), name)
+    except WeightsError as error:
+        raise EncoderError(str(error)) from error
+    if found.kind != "wav2vec" or found.problem:
+        told = found.problem or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not a Wav2Vec2 encoder. Get {ENCODER_FILE}."
+        raise EncoderError(f"'{path.name}' {told}")
+    logger.info("%s: %s", path.name, found.note)
 
 
 def as_encoder(audio_encoder: Any) -> ManagedEncoder:

@@ -6,11 +6,11 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -18,7 +18,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..multitalk_core.families import FAMILIES, Family
+from ..multitalk_core.gguf_files import map_gguf
+from ..multitalk_core.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
+from ..multitalk_core.layouts import Stored, collect
+from ..multitalk_core.manifest import Manifest
 from ..multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError, null_windows
+from ..multitalk_core.weight_files import Header, read_header
+from .quantised import Quantised
 
 logger = logging.getLogger(__name__)
 
@@ -80,36 +86,50 @@ class MultiTalkWeights:
 
 
 def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype | None = None) -> MultiTalkWeights:
-    """Load a safetensors file with the official keys.
+    """Load a safetensors or GGUF file in any of the published layouts; see multitalk_core.layouts.
 
     Args:
         path: from folder_paths, never from the user as text.
         name: the file's name as the user knows it.
-        family: "multitalk", "infinitetalk", or "auto": by metadata, then by name.
-        dtype: what to keep the weights in; None keeps the file's.
+        family: "multitalk", "infinitetalk", or "auto": by metadata, then by name, then by hash.
+        dtype: what to keep the weights in; None keeps the file's, quantised ones packed.
     Raises:
         WeightsError: not MultiTalk weights, damaged, or of a family that nothing tells.
     """
+    header = read_header(Path(path))
+    found = identify(header, name)
+    if found.kind != "multitalk" or found.problem:
+        told = found.problem or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
+        raise WeightsError(f"'{name}' {told}")
+    chosen = choose_family(family, name, header.metadata, Path(path))  # asked for before anything is read
+    if header.container == "gguf":
+        return build_weights(map_gguf(Path(path), header), name, chosen, dtype, header)
     try:
-        tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+        tensors = comfy.utils.load_torch_file(path, safe_load=True)
     except (ValueError, SafetensorError) as error:  # core raises one or the other, by how the file is damaged
-        raise WeightsError(f"'{name}' is damaged or not a safetensors file ({error}). Download it again.") from error
-    AdapterShape.of(tensors)  # another kind of file is told before its family is asked for
-    return build_weights(tensors, name, choose_family(family, name, metadata or {}), dtype)
+        raise WeightsError(f"'{name}' is damaged ({error}). Get it again.") from error
+    return build_weights(tensors, name, chosen, dtype)
 
 
-def build_weights(tensors: Mapping[str, Tensor], name: str, family: Family, dtype: torch.dtype | None = None) -> MultiTalkWeights:
-    """Weights from a state dict; every tensor and shape is checked here, because core would fill what is missing with zeros."""
-    shape = AdapterShape.of(tensors)
-    _check_format(tensors, name)
-    adapter = LoadedAdapter(shape, comfy.ops.manual_cast, _video_attention, device="meta")
+def build_weights(
+    tensors: Mapping[str, Tensor], name: str, family: Family, dtype: torch.dtype | None = None, header: Header | None = None
+) -> MultiTalkWeights:
+    """Weights from a state dict; every tensor and shape is checked here, because core would fill what is missing with zeros.
+
+    Args:
+        header: of a GGUF file, whose tensors are bytes.
+    """
+    blocks = {key: (entry.dtype, entry.shape) for key, entry in header.tensors.items()} if header else None
+    stored = collect(tensors, blocks)
+    adapter = LoadedAdapter(AdapterShape.of(stored), Quantised, _video_attention, device="meta")
     adapter.family, adapter.name = family, name
-    checked = adapter.check_state(tensors)
-    if unused := len(tensors) - len(checked):
-        logger.info("%s: %d tensors that are not MultiTalk's were left out.", name, unused)
-    if dtype is not None:
-        checked = {key: tensor.to(dtype) for key, tensor in checked.items()}
-    adapter.load_state_dict(checked, assign=True)
+    stored = adapter.check_state(stored)
+    if unused := len(tensors) - len(stored):
+        logger.info("%s: %d tensors beside MultiTalk's weights (of WAN, or scales).", name, unused)
+    packed = {key: weight for key, weight in stored.items() if dtype is None and not weight.is_plain}
+    adapter.load_state_dict({key: weight.numbers(dtype) for key, weight in stored.items() if key not in packed}, strict=False, assign=True)
+    for key, weight in packed.items():
+        _put(adapter, key, weight)
     patcher = comfy.model_patcher.CoreModelPatcher(
         adapter.eval().requires_grad_(False),
         load_device=comfy.model_management.get_torch_device(),
@@ -118,18 +138,23 @@ def build_weights(tensors: Mapping[str, Tensor], name: str, family: Family, dtyp
     return MultiTalkWeights(patcher)
 
 
-def _check_format(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raises WeightsError for weights that are not plain numbers: without their scales they would load as noise."""
-    for key, tensor in tensors.items():
-        if key.endswith(("scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8")) or not tensor.is_floating_point():
-            raise WeightsError(
-                f"'{name}' is quantised ('{key}'), which this loader does not read yet. Take the fp16 file, for example "
-                "wan2.1_infiniteTalk_single_fp16.safetensors."
-            )
+def _put(adapter: MultiTalkAdapter, key: str, weight: Stored) -> None:
+    """A packed weight into its layer; one that no layer unpacks (a norm's, a bias) becomes numbers."""
+    place, _, part = key.rpartition(".")
+    layer = adapter.get_submodule(place)
+    if part == "weight" and isinstance(layer, Quantised.Linear):
+        layer.put(weight)
+    else:
+        setattr(layer, part, torch.nn.Parameter(weight.numbers(), requires_grad=False))
 
 
-def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:
-    """The family of a file; MultiTalk and InfiniteTalk have the same shapes, so it is never guessed from them."""
+def choose_family(asked: str, name: str, metadata: Mapping[str, str], path: Path | None = None, manifest: Manifest | None = None) -> Family:
+    """The family of a file; MultiTalk and InfiniteTalk have the same shapes, so it is never guessed from them.
+
+    Args:
+        path: the file, which is hashed if nothing else tells and it is as long as a published one.
+        manifest: the published files, if not the shipped list.
+    """
     if asked in FAMILIES:
         return FAMILIES[asked]
     told = metadata.get(METADATA_FAMILY, "").split()
@@ -139,6 +164,8 @@ def choose_family(asked: str, name: str, metadata: Mapping[str, str]) -> Family:
     named = {family for spelling, family in NAMES if spelling in plain}
     if len(named) == 1:
         return FAMILIES[named.pop()]
+    if path and (published := (manifest or Manifest.load()).recognise(path)) and published.family in FAMILIES:
+        return FAMILIES[published.family]
     raise WeightsError(
         f"Whether '{name}' is MultiTalk or InfiniteTalk cannot be told from the file: both have the same shapes. "
         "Choose the family in the loader."

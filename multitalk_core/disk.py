@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +44,15 @@ class Exactly:
         return self.path
 
 
-def checksum(file: Path) -> str:
-    """SHA-256 of a whole file."""
-    hashed = hashlib.sha256()
+def checksum(file: Path, told: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a whole file; `told` hears how many bytes were read, and may raise to break it off."""
+    hashed, done = hashlib.sha256(), 0
     with file.open("rb") as stream:
         while block := stream.read(2**20):
             hashed.update(block)
+            done += len(block)
+            if told:
+                told(done)
     return hashed.hexdigest()
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,15 @@ BACKGROUND_LABEL = 12.0
 LABEL_ROPE_BASE = 10_000.0
 MAP_EPSILON = 1e-8  # keeps a constant map from dividing by zero; multitalk_utils.py, normalize_and_scale()
 
+
+class HasShape(Protocol):
+    """A Tensor, or what stands for one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+Shaped = TypeVar("Shaped", bound=HasShape)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -52,7 +61,7 @@ class AdapterShape:
     context_tokens: int
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> AdapterShape:
+    def of(cls, tensors: Mapping[str, HasShape]) -> AdapterShape:
         """Read the sizes from a state dict with the official keys.
 
         Raises:
@@ -258,7 +267,7 @@ class MultiTalkAdapter(nn.Module):
         """S of audio tokens [.., S · M, token dim]."""
         return audio.shape[-2] // self.shape.context_tokens
 
-    def check_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def check_state(self, tensors: Mapping[str, Shaped]) -> dict[str, Shaped]:
         """The tensors that belong here, every one present and of the right shape; other tensors of the file are left out.
 
         Raises:
@@ -270,7 +279,7 @@ class MultiTalkAdapter(nn.Module):
                 raise WeightsError(
                     f"The MultiTalk weights lack the tensor '{key}'. The file is incomplete or of another model; get it again."
                 )
-            if tensors[key].shape != tensor.shape:
+            if tuple(tensors[key].shape) != tuple(tensor.shape):
                 raise WeightsError(f"Tensor '{key}' has shape {tuple(tensors[key].shape)}; {tuple(tensor.shape)} was expected.")
         return {key: tensors[key] for key in expected}
 

@@ -1,24 +1,22 @@
 """Weights, the picture's size, and the clip's conditioning."""
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..comfy_bridge.clip import check_picture, prepare_clip
+from ..comfy_bridge.folders import weight_names, weight_path
 from ..comfy_bridge.weights import MultiTalkWeights, load_weights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture, opaque
 from . import inputs
 from .types import CATEGORY, VOICES
 
-FOLDERS = ("model_patches", "diffusion_models")
 DTYPES = {"from file": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class MultiTalkModelLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        files = {f: None for folder in FOLDERS for f in folder_paths.get_filename_list(folder) if f.endswith(".safetensors")}
         return io.Schema(
             node_id="MultiTalkModelLoader",
             display_name="MultiTalk Model Loader",
@@ -26,7 +24,11 @@ class MultiTalkModelLoader(io.ComfyNode):
             description="MultiTalk or InfiniteTalk audio weights, beside a WAN 2.1 image-to-video model.",
             search_aliases=["infinitetalk", "multitalk weights", "model patch"],
             inputs=[
-                io.Combo.Input("model_name", options=list(files), tooltip="A file in models/model_patches or models/diffusion_models."),
+                io.Combo.Input(
+                    "model_name",
+                    options=weight_names(),
+                    tooltip="A safetensors or GGUF file in models/model_patches or models/diffusion_models.",
+                ),
                 io.Combo.Input(
                     "family",
                     options=["auto", *FAMILIES],
@@ -34,7 +36,11 @@ class MultiTalkModelLoader(io.ComfyNode):
                     tooltip="Which rules the weights were trained for; both look the same. 'auto' goes by the file's metadata and name.",
                 ),
                 io.Combo.Input(
-                    "dtype", options=list(DTYPES), default="from file", advanced=True, tooltip="Precision to keep the weights in."
+                    "dtype",
+                    options=list(DTYPES),
+                    default="from file",
+                    advanced=True,
+                    tooltip="Precision to keep the weights in. 'from file' keeps quantised ones packed.",
                 ),
             ],
             outputs=[io.ModelPatch.Output(display_name="weights")],
@@ -42,10 +48,7 @@ class MultiTalkModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, family, dtype):
-        path = next((p for folder in FOLDERS if (p := folder_paths.get_full_path(folder, model_name))), None)
-        if path is None:
-            raise FileNotFoundError(f"'{model_name}' is in none of models/{', models/'.join(FOLDERS)}. Put it there, or choose another.")
-        return io.NodeOutput(load_weights(path, model_name, family, DTYPES[dtype]).patcher)
+        return io.NodeOutput(load_weights(str(weight_path(model_name)), model_name, family, DTYPES[dtype]).patcher)
 
 
 class MultiTalkImageSize(io.ComfyNode):

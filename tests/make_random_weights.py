@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from multitalk_nodes.multitalk_core.model import AdapterShape, MultiTalkAdapter
+from multitalk_nodes.tests import layouts
 from multitalk_nodes.tests.tiny import _fill
 
 LAYERS, DIM = 4, 32  # of the encoder
@@ -53,6 +54,9 @@ def main(models: Path) -> None:
     whole = save(patches, "tiny_multitalk.safetensors", adapter(256))
     for name in ("tiny_infinitetalk.safetensors", "unnamed_14B.safetensors"):
         shutil.copyfile(whole, patches / name)
+    layouts.write(patches / "tiny_infinitetalk_Q8_0.gguf", "Q8_0", adapter(256))
+    layouts.write(patches / "tiny_multitalk_fp8_scaled.safetensors", "Kijai fp8_e4m3fn scaled", adapter(256))
+    (patches / "page_multitalk.safetensors").write_text("<!DOCTYPE html><html>Log in to download</html>")
     save(patches, "tiny_multitalk_dim128.safetensors", adapter(128))
     (patches / "truncated_multitalk.safetensors").write_bytes(whole.read_bytes()[:-1000])
     torch.save({"audio_proj.proj1.weight": torch.zeros(1)}, patches / "pickle_multitalk.safetensors")
@@ -63,6 +67,7 @@ def main(models: Path) -> None:
     # the published size, because core's loader knows no other
     base = Wav2Vec2Model(Wav2Vec2Config(conv_bias=False, do_stable_layer_norm=False))
     save(encoders, "random_wav2vec2_768.safetensors", base.half().state_dict())
+    shutil.copyfile(whole, encoders / "tiny_multitalk.safetensors")
     (encoders / "truncated_wav2vec2.safetensors").write_bytes((encoders / "tiny_wav2vec2.safetensors").read_bytes()[:-1000])
     save(patches, "tiny_multitalk_9216.safetensors", adapter(256, 9216))
     (models / "vae").mkdir(parents=True, exist_ok=True)

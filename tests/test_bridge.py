@@ -448,6 +448,24 @@ class TestFiles:
         with pytest.raises(WeightsError, match="Choose the family"):
             choose_family("auto", "audio_14B.safetensors", {})
 
+    def test_a_renamed_copy_of_a_published_file_is_known_by_its_hash(self, tmp_path):
+        import hashlib
+
+        from multitalk_nodes.comfy_bridge.weights import choose_family
+        from multitalk_nodes.multitalk_core.manifest import Manifest
+        from multitalk_nodes.multitalk_core.model import WeightsError
+
+        file = tmp_path / "audio_14B.safetensors"
+        file.write_bytes(b"published")
+        row = {"repository": "A/B", "path": "infinite.safetensors", "folder": "model_patches", "kind": "multitalk", "size": 9}
+        row |= {"sha256": hashlib.sha256(b"published").hexdigest(), "family": "infinitetalk"}
+        (tmp_path / "models.json").write_text(json.dumps({"files": [row], "presets": {}}))
+        published = Manifest.load(tmp_path / "models.json")
+        assert choose_family("auto", file.name, {}, file, published).name == "infinitetalk"
+        file.write_bytes(b"otherwise")
+        with pytest.raises(WeightsError, match="Choose the family"):
+            choose_family("auto", file.name, {}, file, published)
+
 
 def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     """Against core's own encode_image on a picture that is already 224×224, where only the preprocessing's rounding differs."""

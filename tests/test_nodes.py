@@ -274,7 +274,13 @@ def with_files(
 
 
 def test_random_weights_through_every_loader_end_in_a_video(server, inputs, random_weights):
-    for weights in ("tiny_multitalk.safetensors", "tiny_infinitetalk.safetensors"):
+    names = (
+        "tiny_multitalk.safetensors",
+        "tiny_infinitetalk.safetensors",
+        "tiny_infinitetalk_Q8_0.gguf",
+        "tiny_multitalk_fp8_scaled.safetensors",
+    )
+    for weights in names:
         graph = with_files(Graph(speakers=2, frames=9, steps=2), weights=weights)
         graph.set("sample", text_scale=3.0, audio_scale=2.0, apg=True)
         video = video_of(server, graph)
@@ -285,15 +291,20 @@ MISFITS = {
     "weights of another model": (dict(weights="tiny_multitalk_dim128.safetensors"), r"dimension 256.*dimension 128"),
     "a text-to-video model": (dict(model="tiny_wan_t2v.safetensors"), r"text-to-video"),
     "another encoder": (dict(encoder="random_wav2vec2_768.safetensors"), r"12 layers × 768.*take 128"),
-    "truncated weights": (dict(weights="truncated_multitalk.safetensors"), r"truncated_multitalk\.safetensors.*damaged"),
-    "a pickle by another name": (dict(weights="pickle_multitalk.safetensors"), r"pickle_multitalk\.safetensors.*damaged"),
+    "truncated weights": (dict(weights="truncated_multitalk.safetensors"), r"truncated_multitalk\.safetensors' is incomplete: it has"),
+    "a pickle by another name": (dict(weights="pickle_multitalk.safetensors"), r"pickle_multitalk\.safetensors' is a pickle"),
+    "a web page by another name": (dict(weights="page_multitalk.safetensors"), r"page_multitalk\.safetensors' is a web page"),
     "a pickle": (dict(weights="multitalk.pt"), r"not in list.*multitalk\.pt|multitalk\.pt.*not in"),
-    "WAN in the MultiTalk slot": (dict(weights="tiny_wan.safetensors"), r"no MultiTalk or InfiniteTalk weights"),
+    "WAN in the MultiTalk slot": (dict(weights="tiny_wan.safetensors"), r"is a WAN model .for Load Diffusion Model., not MultiTalk's"),
+    "MultiTalk in the encoder's slot": (
+        dict(encoder="tiny_multitalk.safetensors"),
+        r"not in list|is MultiTalk's or InfiniteTalk's audio weights",
+    ),
     "a family that nothing tells": (dict(weights="unnamed_14B.safetensors"), r"Choose the family"),
     "a MultiTalk file that is not there": (dict(weights="gone.safetensors"), r"gone\.safetensors"),
     "a VAE that is not there": (dict(vae="gone.safetensors"), r"gone\.safetensors.*not in|not in list.*gone\.safetensors"),
     "another VAE": (dict(vae="tiny_image_vae.safetensors"), r"VAE makes latents of shape"),
-    "truncated speech encoder": (dict(encoder="truncated_wav2vec2.safetensors"), r"truncated_wav2vec2.*damaged"),
+    "truncated speech encoder": (dict(encoder="truncated_wav2vec2.safetensors"), r"truncated_wav2vec2.*incomplete"),
     "a WAN file that is not there": (dict(model="gone.safetensors"), r"gone\.safetensors"),
     "an encoder that is not there": (dict(encoder="gone.safetensors"), r"gone\.safetensors"),
 }

@@ -70,11 +70,16 @@ def test_joined_segments_are_all_their_frames_and_all_the_sound(tmp_path, codec,
         assert [round(time * 25) for time in times] == list(range(sum(COUNTS)))
 
 
-def test_segments_and_joins_are_the_same_bytes_every_time(tmp_path, codec, segments):
-    again = tmp_path / f"again{codec.suffix}"
-    for _ in range(3):
-        write_segment(again, pictures(1, 81), codec)
-        assert digest(again) == digest(segments[1])
+def test_segments_are_the_same_bytes_every_time(tmp_path, codec):
+    """At the smallest size that videos have here; of pictures of 64×48 x264 makes other bits in 2 of 1,000 files."""
+    digests = set()
+    for number in range(4):
+        write_segment(tmp_path / f"{number}{codec.suffix}", pictures(1, 40, 128, 128), codec)
+        digests.add(digest(tmp_path / f"{number}{codec.suffix}"))
+    assert len(digests) == 1
+
+
+def test_joins_are_the_same_bytes_every_time(tmp_path, codec, segments):
     outs = [tmp_path / f"out_{n}{codec.suffix}" for n in range(2)]
     for out in outs:
         join_segments(out, segments, COUNTS, sound_file(tmp_path, codec, beep(sum(COUNTS))))

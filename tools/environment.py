@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -67,6 +69,17 @@ def prepare() -> Environment:
                 make(folder, host, step)
     step.say(f"ready in {folder}")
     return Environment(host, folder, goldens_folder())
+
+
+def python_with(*packages: str) -> Path | None:
+    """A Python that has these packages, where this one lacks some: the environment's, which is made if it is not there."""
+    if all(importlib.util.find_spec(name) for name in packages):
+        return None
+    with contextlib.redirect_stdout(sys.stderr):  # what the command itself says may be read by a program
+        made = prepare()
+    if Path(sys.prefix) == made.folder:
+        raise StepFailed(STEP, f"{', '.join(packages)}: not all of them are in {made.folder}", "remove that folder, then run again.")
+    return made.python
 
 
 def cache_folder() -> Path:

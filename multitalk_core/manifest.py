@@ -1,0 +1,131 @@
+"""The published model files, as far as they are known: where each comes from, where it goes, its size and its SHA-256.
+
+models.json is the one list of them. A hash is `confirmed` if the repository's own page shows it; others were seen in copies of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .disk import checksum
+
+SHIPPED = Path(__file__).with_name("models.json")
+GB = 10**9  # as disks and volumes are sold
+
+
+class ManifestError(ValueError):
+    """The list of model files cannot be read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published file.
+
+    Attributes:
+        kind: multitalk, wan21, wav2vec, vae, clip, text_encoder or lora.
+        size: bytes, where they are known exactly; about: where only roughly.
+        family, speakers: of multitalk files: multitalk or infinitetalk, one or several.
+        source: where size and hash were seen.
+    """
+
+    repository: str
+    path: str  # in the repository
+    folder: str  # of ComfyUI's models
+    kind: str
+    size: int | None = None
+    about: int | None = None
+    sha256: str | None = None
+    confirmed: bool = False
+    family: str | None = None
+    speakers: str | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for part in (self.repository, self.path, self.folder):
+            if not part or part.startswith("/") or "\\" in part or ":" in part or ".." in part.split("/"):
+                raise ManifestError(f"'{part}' is no repository, path or folder that a file can be taken from, or put into.")
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repository}/resolve/main/{self.path}"
+
+    @property
+    def bytes(self) -> int:
+        """Exactly, or about, or 0 where nothing is known."""
+        return self.size or self.about or 0
+
+    @property
+    def told(self) -> str:
+        """The size in words."""
+        if not self.bytes:
+            return "of unknown size"
+        return gigabytes(self.bytes) if self.size else f"about {gigabytes(self.bytes)}"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Files that make a pipeline together."""
+
+    name: str
+    about: str
+    files: tuple[Entry, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.files)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every size is known to the byte."""
+        return all(entry.size for entry in self.files)
+
+    @property
+    def told(self) -> str:
+        return f"{'' if self.exact else 'about '}{gigabytes(self.bytes)}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    files: dict[str, Entry]  # by name
+    presets: dict[str, Preset]
+
+    @classmethod
+    def load(cls, path: Path = SHIPPED) -> Manifest:
+        """Raises ManifestError if it is not there, no JSON, or does not have the form of models.json."""
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            entries = [Entry(**row) for row in told["files"]]
+            files = {entry.name: entry for entry in entries}
+            presets = {
+                name: Preset(name, row["about"], tuple(files[file] for file in row["files"])) for name, row in told["presets"].items()
+            }
+        except ManifestError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ManifestError(f"The list of model files {path.name} cannot be read ({type(error).__name__}: {error}).") from error
+        if len(files) < len(entries):
+            raise ManifestError(f"{path.name} names a file twice.")
+        return cls(files, presets)
+
+    def of_kind(self, kind: str) -> list[Entry]:
+        return [entry for entry in self.files.values() if entry.kind == kind]
+
+    def recognise(self, path: Path) -> Entry | None:
+        """The published file that this is a copy of, whatever its name; it is hashed only if one of them is as long."""
+        size = path.stat().st_size
+        as_long = [entry for entry in self.files.values() if entry.size == size and entry.sha256]
+        if not as_long:
+            return None
+        digest = checksum(path)
+        return next((entry for entry in as_long if entry.sha256 == digest), None)
+
+
+def gigabytes(count: int) -> str:
+    """Bytes in words: 5.1 GB, 190 MB."""
+    return f"{count / GB:.1f} GB" if count >= GB else f"{count / 10**6:.0f} MB"
