@@ -37,7 +37,7 @@ Frames: TypeAlias = "dict[str, np.ndarray]"  # a graph's name: its frames, [F, H
 NEWEST = "newest"
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 TRANSFORMERS = (NEWEST, "4.50.3")  # 4.50.3 is what ComfyUI asks for at least
-# pip's arguments; the older torch is the first whose wheels, and those of the two that go with it, exist for every Python above
+# pip's arguments: an older torch with the two that go with it, which all have wheels for the Pythons above
 TORCH = {NEWEST: ("-c", str(CONSTRAINTS)), "2.6.0": ("torch==2.6.0", "torchvision==0.21.0", "torchaudio==2.6.0")}
 GRAPHS = ("demo_one_speaker", "demo_two_speakers")  # what `dev.py demo` runs
 FRAMES = 41  # of a clip, instead of 101: a cell's run takes less than a minute
