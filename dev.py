@@ -24,8 +24,10 @@ from demo.train import run as train_options
 from tools import demo as demo_options
 from tools import doctor as doctor_options
 from tools import environment
+from tools import matrix as matrix_options
 from tools import models as models_options
 from tools import serve as serve_options
+from tools import signatures as signatures_options
 from tools.steps import StepFailed
 from tools.venvs import clean_variables
 
@@ -41,11 +43,27 @@ def env(options: argparse.Namespace) -> int:
     return 0
 
 
+# on the oldest ComfyUI: the pack loads, its nodes are as released, faces talk, one and two
+SHORT = (
+    "tests/test_pack.py",
+    "tests/test_signatures.py",
+    "tests/test_nodes.py::test_two_speakers_without_masks_get_the_halves_and_all_layouts_run",
+    "tests/test_workflows.py::test_it_makes_a_video[demo_one_speaker]",
+)
+
+
 def test(options: argparse.Namespace) -> int:
-    """ruff, then pytest; further arguments go to pytest"""
+    """ruff, pytest, and a few tests on the oldest ComfyUI; further arguments go to pytest; --matrix: the demo on every version"""
+    if options.matrix:
+        matrix_options.parse(options.more)
+        return environment.prepare().run(["-m", "tools.matrix", *options.more])
     made = environment.prepare()
+    oldest = None if options.more else made.on_oldest()
     lint_code = made.run(["-m", "ruff", "check", "--quiet"])
     test_code = made.run(["-m", "pytest", *options.more])
+    if oldest:
+        print(f"\nThe same environment with ComfyUI {oldest.host.version}, the oldest:", flush=True)
+        test_code = oldest.run(["-m", "pytest", *SHORT]) or test_code
     if lint_code:
         print("ruff found problems: see above pytest's output, or run: python dev.py lint")
     return test_code or lint_code
@@ -144,10 +162,18 @@ def kills(options: argparse.Namespace) -> int:
     return made.run(["-m", "tools.kills", *options.more])
 
 
+def release_signatures(options: argparse.Namespace) -> int:
+    """record the nodes' inputs and outputs and the workflows of the version in pyproject.toml, which later ones are held against"""
+    signatures_options.parse(options.more)
+    made = environment.prepare()
+    return (made.on_oldest() or made).run(["-m", "tools.signatures", *options.more])
+
+
 PARITY_OPTIONS = {
     "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
     "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
 }
+TEST_OPTIONS = {"--matrix": {"action": "store_true", "help": "the demo on every supported version; writes docs/compatibility.md (an hour)"}}
 ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environments that older requirements left in the cache"}}
 
 # a command is a function and a row: its options, and whether it takes arguments that it does not know
@@ -158,11 +184,12 @@ COMMANDS = (
     (doctor, {}, True),
     (eval_demo, {}, True),
     (train_demo, {}, True),
-    (test, {}, True),
+    (test, TEST_OPTIONS, True),
     (parity, PARITY_OPTIONS, False),
     (bench, {}, True),
     (kills, {}, True),
     (mutants, {}, False),
+    (release_signatures, {}, True),
     (lint, {}, False),
     (env, ENV_OPTIONS, False),
 )
@@ -173,7 +200,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for function, flags, takes_more in COMMANDS:
         name = function.__name__.replace("_", "-")
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__, add_help=not takes_more)
+        command = commands.add_parser(
+            name, help=function.__doc__, description=function.__doc__, add_help=not takes_more, allow_abbrev=False
+        )
         command.set_defaults(function=function, takes_more=takes_more)
         for flag, settings in flags.items():
             command.add_argument(flag, **settings)

@@ -347,17 +347,6 @@ def test_cores_audio_encoder_is_read_in_the_published_way(tiny, stable):
     torch.testing.assert_close(managed.network.encode(voice), ours.encode(voice), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("version", "good"), [("0.18.1", False), ("0.3.60", False), ("0.18.2", True), ("0.30.0", True), ("1.0", True)])
-def test_a_comfyui_that_is_too_old_is_named(version, good):
-    from multitalk_nodes.comfy_bridge.host import check_host
-
-    if good:
-        check_host(version)
-    else:
-        with pytest.raises(RuntimeError, match=version):
-            check_host(version)
-
-
 class TestRefusals:
     def test_a_text_to_video_model(self, tiny, weights):
         from multitalk_nodes.multitalk_core.model import WeightsError

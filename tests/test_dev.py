@@ -71,8 +71,21 @@ def test_the_comfyui_around_the_pack_is_found(tools, tmp_path, monkeypatch, link
 def test_a_version_that_is_not_pinned_is_an_error(tools, tmp_path, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setenv("MULTITALK_COMFYUI", "0.1")
-    with pytest.raises(tools["steps"].StepFailed, match="use one of 0.30.0, 0.18.2"):
+    with pytest.raises(tools["steps"].StepFailed, match="use one of 0.30.0, 0.27.0, 0.24.1, 0.18.2"):
         tools["host"].find_comfyui(tmp_path, tmp_path)
+
+
+def test_the_short_run_is_on_the_oldest_unless_a_comfyui_was_chosen(tools, tmp_path, monkeypatch):
+    environment, host = tools["environment"], tools["host"]
+    monkeypatch.setenv("MULTITALK_CACHE", str(tmp_path))
+    fake_comfyui(tmp_path / f"comfyui-{host.OLDEST}")
+
+    def oldest(found: str, version: str):
+        return environment.Environment(host.Host(tmp_path, version, found), tmp_path, None).on_oldest()
+
+    assert oldest(host.PINNED_COPY, host.DEFAULT).host.path == tmp_path / f"comfyui-{host.OLDEST}"
+    assert oldest("COMFYUI_PATH", host.DEFAULT) is None
+    assert oldest(host.PINNED_COPY, host.OLDEST) is None
 
 
 @pytest.fixture

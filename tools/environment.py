@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .host import Host, comfyui_here, find_comfyui
+from .host import DEFAULT, OLDEST, PINNED_COPY, Host, comfyui_here, find_comfyui, pinned
 from .steps import Step, StepFailed, locked
 from .venvs import clean_variables, make_venv, python_of
 
@@ -49,6 +49,12 @@ class Environment:
     def run(self, arguments: Sequence[str], folder: Path = ROOT) -> int:
         """Runs the environment's Python in a folder, the repository's if not told; returns its exit code."""
         return subprocess.run([str(self.python), *arguments], cwd=folder, env=self.variables()).returncode
+
+    def on_oldest(self) -> Environment | None:
+        """This environment with the oldest ComfyUI in place of the newest; None where the user chose another ComfyUI."""
+        if (self.host.found, self.host.version) != (PINNED_COPY, DEFAULT):
+            return None
+        return replace(self, host=pinned(OLDEST, cache_folder(), Step("comfyui")))
 
 
 def prepare() -> Environment:

@@ -16,6 +16,7 @@ from .steps import Step, locked
 from .venvs import clean_variables, make_venv
 
 STEP = "comfyui"
+PINNED_COPY = "pinned copy"  # how a Host was found
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class Pinned:
 
 
 DEFAULT = "0.30.0"
+OLDEST = "0.18.2"  # as comfy_bridge/host.py has it
 PINNED = {
     pin.comfyui: pin
     for pin in (
         Pinned("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+        Pinned("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+        Pinned("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
         Pinned("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
     )
 }
@@ -50,7 +54,7 @@ def find_comfyui(root: Path, cache: Path) -> Host:
     """The first of: COMFYUI_PATH; the pinned version named in MULTITALK_COMFYUI; the ComfyUI this pack is installed in; the default pin."""
     step = Step(STEP)
     wanted = os.environ.get("MULTITALK_COMFYUI")
-    host = _from_variable(step) or (None if wanted else _around(root)) or _pinned(wanted or DEFAULT, cache, step)
+    host = _from_variable(step) or (None if wanted else _around(root)) or pinned(wanted or DEFAULT, cache, step)
     step.say(f"{host.version} in {host.path} ({host.found})")
     return host
 
@@ -98,7 +102,8 @@ def _around(root: Path) -> Host | None:
     return None
 
 
-def _pinned(version: str, cache: Path, step: Step) -> Host:
+def pinned(version: str, cache: Path, step: Step) -> Host:
+    """The ComfyUI of a pinned version, downloaded where it is not in the cache yet."""
     if version not in PINNED:
         raise step.failed(
             f"MULTITALK_COMFYUI is {version}, which is not pinned",
@@ -109,7 +114,7 @@ def _pinned(version: str, cache: Path, step: Step) -> Host:
         with locked(target, step):
             if not is_comfyui(target):
                 _download(PINNED[version], target, step)
-    return Host(target, version_of(target), "pinned copy")
+    return Host(target, version_of(target), PINNED_COPY)
 
 
 def _download(pin: Pinned, target: Path, step: Step) -> None:

@@ -120,6 +120,7 @@ class ComfyServer:
         cpu: run on the CPU, also where there is a GPU.
         port: to listen on (default: a free one).
         start_limit: seconds until the server must answer.
+        expect_nodes: whether a pack whose nodes ComfyUI does not list is a failed start.
     Raises:
         ServerFailed: at the start of the block. The process died, the pack could not be imported, or the time was up.
     """
@@ -135,9 +136,10 @@ class ComfyServer:
         cpu: bool = True,
         port: int | None = None,
         start_limit: float = START_LIMIT,
+        expect_nodes: bool = True,
     ):
         self.comfyui, self.pack, self.python = Path(comfyui).absolute(), Path(pack).absolute(), python
-        self.extra_arguments, self.cpu, self.start_limit = tuple(extra_arguments), cpu, start_limit
+        self.extra_arguments, self.cpu, self.start_limit, self.expect_nodes = tuple(extra_arguments), cpu, start_limit, expect_nodes
         self._given_base, self._given_port = base, port
         self._client_id = uuid.uuid4().hex
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
@@ -176,7 +178,7 @@ class ComfyServer:
                 raise self._failed(f"ComfyUI did not answer on port {self.port} within {self.start_limit:g} s")
             time.sleep(POLL)
         self._expect_pack_imported()
-        if not self.pack_nodes() and _defines_nodes(self.pack):
+        if self.expect_nodes and not self.pack_nodes() and _defines_nodes(self.pack):
             raise self._failed(
                 f"ComfyUI lists no node of {PACK_NAME}, though its nodes folder has node classes. "
                 "Expected them in NODES of nodes/__init__.py, and no NODE_CLASS_MAPPINGS"

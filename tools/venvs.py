@@ -20,8 +20,8 @@ def python_of(folder: Path) -> Path:
     return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
 
 
-def make_venv(folder: Path, log: Path, step: Step) -> Path:
-    """Makes an empty virtual environment with pip; returns its Python."""
+def make_venv(folder: Path, log: Path, step: Step, python: Path | str = sys.executable) -> Path:
+    """Makes an empty virtual environment with pip, of this Python if no other is given; returns its Python."""
     remedy = "on Debian and Ubuntu install python3-venv; elsewhere use a Python that has venv and ensurepip."
-    step.run([sys.executable, "-m", "venv", str(folder)], log, clean_variables(), remedy)
+    step.run([str(python), "-m", "venv", str(folder)], log, clean_variables(), remedy)
     return python_of(folder)
