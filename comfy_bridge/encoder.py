@@ -74,7 +74,8 @@ def _check_file(path: Path) -> None:
     except WeightsError as error:
         raise EncoderError(str(error)) from error
     if found.kind != "wav2vec" or found.problem:
-        told = found.problem or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not a Wav2Vec2 encoder. Get {ENCODER_FILE}."
+        told = found.problem if found.kind in ("wav2vec", "other") else None  # what is wrong with another model is no matter here
+        told = told or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not a Wav2Vec2 encoder. Get {ENCODER_FILE}."
         raise EncoderError(f"'{path.name}' {told}")
     logger.info("%s: %s", path.name, found.note)
 

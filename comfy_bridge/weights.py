@@ -99,7 +99,8 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
     header = read_header(Path(path))
     found = identify(header, name)
     if found.kind != "multitalk" or found.problem:
-        told = found.problem or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
+        told = found.problem if found.kind in ("multitalk", "other") else None  # what is wrong with another model is no matter here
+        told = told or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
         raise WeightsError(f"'{name}' {told}")
     chosen = choose_family(family, name, header.metadata, Path(path))  # asked for before anything is read
     if (header.container == "gguf") != (Path(path).suffix.lower() == ".gguf"):

@@ -19,6 +19,14 @@ PART = re.compile(r"-(\d{5})-of-(\d{5})\.")  # transformers' and diffusers' name
 AUDIO_FILE = "wan2.1_infiniteTalk_single_fp16.safetensors, or multitalk.safetensors"
 WAN_FILE = "wan2.1_i2v_480p_14B_fp16.safetensors"
 ENCODER_FILE = "wav2vec2-chinese-base_fp16.safetensors"
+TEXT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+CLIP_FILE = "clip_vision_h.safetensors"
+VAE_FILE = "wan_2.1_vae.safetensors"
+PUBLISHED = 5120  # width of WAN 14B, for which the published audio weights are
+SMALLER = {1536: "1.3B", 3072: "5B"}  # published, with audio weights of no one's (Wan-Video/Wan2.1 and Wan2.2, wan/configs)
+UMT5_WORDS = 256384  # of umt5 (google/umt5-xxl, config.json); T5 has 32128
+OTHER_UMT5 = {512: "umt5-small", 768: "umt5-base", 1024: "umt5-large", 2048: "umt5-xl"}  # by width; umt5-xxl has 4096
+VIT_H = 1280  # width of CLIP ViT-H (ComfyUI comfy/clip_vision_config_h.json)
 # What another file is called in a sentence
 KINDS_IN_WORDS = {
     "multitalk": "MultiTalk's or InfiniteTalk's audio weights (for MultiTalk Model Loader)",
@@ -105,14 +113,17 @@ def _wan(tensors: Tensors) -> tuple[str, str | None]:
     entry = tensors.get("patch_embedding.weight")
     channels = entry.shape[1] if entry and len(entry.shape) == 5 else 0
     blocks = len({key.split(".")[1] for key in tensors if key.startswith("blocks.")})
-    note = f"{blocks} blocks of {entry.shape[0]}" if entry else f"{blocks} blocks"
+    width = _size(tensors, "blocks.0.self_attn.q.weight", "blocks.0.self_attn.q.weight._data")
+    note = f"{blocks} blocks of {width}" if width else f"{blocks} blocks"
     if any(".audio_cross_attn_wrapper." in key for key in tensors):
         return note, f"is HuMo, another talker. MultiTalk needs WAN 2.1 image-to-video: get {WAN_FILE}."
     if any(key.startswith("vace_") for key in tensors):
         return note, f"is WAN VACE. MultiTalk needs WAN 2.1 image-to-video: get {WAN_FILE}."
     if not any(key.startswith("img_emb.") for key in tensors) or channels not in (0, 36):
         return note, f"is WAN without image input (text-to-video, or WAN 2.2). MultiTalk needs WAN 2.1 image-to-video: get {WAN_FILE}."
-    return note, None
+    if width in SMALLER:
+        return note, f"is WAN {SMALLER[width]}. The published audio weights are for WAN 2.1 image-to-video 14B: get {WAN_FILE}."
+    return note + ("" if width in (0, PUBLISHED) else f"; the published audio weights are for {PUBLISHED}"), None
 
 
 def _wav2vec(tensors: Tensors) -> tuple[str, str | None]:
@@ -134,7 +145,44 @@ def _which_wav2vec(header: Header, name: str, told: str) -> tuple[str, str | Non
     return told, None
 
 
-def _plain(_tensors: Tensors) -> tuple[str, str | None]:
+def _size(tensors: Tensors, *keys: str, axis: int = 0) -> int:
+    """Of the first of these tensors that is there, whatever stands before its name; 0 if none is, or it has no such axis."""
+    for key in keys:
+        for name, entry in tensors.items():
+            if name == key or name.endswith("." + key):
+                return entry.shape[axis] if len(entry.shape) > axis else 0
+    return 0
+
+
+def _vae(tensors: Tensors) -> tuple[str, str | None]:
+    channels = _size(tensors, "encoder.conv1.weight", axis=1)
+    if channels in (0, 3):
+        return "", None
+    which = "WAN 2.2's VAE" if channels == 12 else f"a VAE of {channels} input channels"
+    return "", f"is {which}. WAN 2.1 needs its own: get {VAE_FILE}."
+
+
+def _clip(tensors: Tensors) -> tuple[str, str | None]:
+    keys = (
+        "embeddings.class_embedding",
+        "visual.class_embedding",
+        "embeddings.position_embedding.weight",
+        "embeddings.patch_embedding.bias",
+    )
+    width = next((entry.shape[-1] for key in keys for name, entry in tensors.items() if name.endswith(key) and entry.shape), 0)
+    if width in (0, VIT_H):
+        return "", None
+    return f"width {width}", f"is another vision model than CLIP ViT-H (its width is {width}, not {VIT_H}). Get {CLIP_FILE}."
+
+
+def _text_encoder(tensors: Tensors) -> tuple[str, str | None]:
+    keys = ("shared.weight", "token_embedding.weight", "token_embd.weight")
+    words, width = _size(tensors, *keys), _size(tensors, *keys, axis=1)
+    if words not in (0, UMT5_WORDS):
+        which = "T5" if words == 32128 else "another text encoder"
+        return f"{words} words", f"is {which}, not umt5-xxl ({words} words, not {UMT5_WORDS}). Get {TEXT_FILE}."
+    if width in OTHER_UMT5:
+        return f"width {width}", f"is {OTHER_UMT5[width]}, not umt5-xxl. Get {TEXT_FILE}."
     return "", None
 
 
@@ -148,10 +196,10 @@ KINDS: tuple[tuple[str, Callable[[Tensors], bool], Callable[[Tensors], tuple[str
     ("multitalk", lambda t: any(key.startswith("audio_proj.proj1") or BLOCK.match(key) for key in t), _multitalk),
     ("wan21", _has_wan, _wan),
     ("wav2vec", _has("feature_extractor.conv_layers.", "encoder.layers."), _wav2vec),
-    ("clip", _has("vision_model.encoder.layers."), _plain),
-    ("clip", _has("visual.transformer."), _plain),
-    ("vae", _has("decoder.middle.0.residual.", "encoder.conv1."), _plain),
-    ("text_encoder", _has("encoder.block.0.layer.0.SelfAttention.", "shared.weight"), _plain),
-    ("text_encoder", _has("token_embedding.weight", "blocks.0.attn.", "blocks.0.ffn."), _plain),
-    ("text_encoder", _has("enc.blk.0.attn_q.", "token_embd."), _plain),
+    ("clip", _has("vision_model.encoder.layers."), _clip),
+    ("clip", _has("visual.transformer."), _clip),
+    ("vae", _has("decoder.middle.0.residual.", "encoder.conv1."), _vae),
+    ("text_encoder", _has("encoder.block.0.layer.0.SelfAttention.", "shared.weight"), _text_encoder),
+    ("text_encoder", _has("token_embedding.weight", "blocks.0.attn.", "blocks.0.ffn."), _text_encoder),
+    ("text_encoder", _has("enc.blk.0.attn_q.", "token_embd."), _text_encoder),
 )

@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
             header = _read_safetensors(file, path.name, size)
     end = max((entry.stop for entry in header.tensors.values()), default=0)
     if end > size:
-        raise WeightsError(f"'{path.name}' is incomplete: it has {size:,} of {end:,} bytes. Go on with its download, or get it again.")
+        raise WeightsError(f"'{path.name}' is incomplete: it has {size:,} of {end:,} bytes. Get it again.")
     return header
 
 

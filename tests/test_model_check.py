@@ -22,9 +22,9 @@ KEYS = {
     "multitalk": {"audio_proj.proj1.weight": (4, 4), "blocks.0.audio_cross_attn.q_linear.weight": (4, 4)},
     "wan21": {"patch_embedding.weight": (4, 36, 1, 2, 2), "blocks.0.self_attn.q.weight": (4, 4), "img_emb.proj.1.weight": (4, 4)},
     "wav2vec": {"feature_extractor.conv_layers.0.conv.weight": (4, 1, 10), Q: (768, 4)},
-    "vae": {"decoder.middle.0.residual.0.gamma": (4,), "encoder.conv1.weight": (4, 4)},
-    "clip": {"vision_model.encoder.layers.0.mlp.fc1.weight": (4, 4)},
-    "text_encoder": {"encoder.block.0.layer.0.SelfAttention.q.weight": (4, 4), "shared.weight": (4, 4)},
+    "vae": {"decoder.middle.0.residual.0.gamma": (4,), "encoder.conv1.weight": (4, 3, 1, 1, 1)},
+    "clip": {"vision_model.encoder.layers.0.mlp.fc1.weight": (4, 4), "vision_model.embeddings.class_embedding": (1280,)},
+    "text_encoder": {"encoder.block.0.layer.0.SelfAttention.q.weight": (4, 4), "shared.weight": (256384, 1)},
 }
 FILES = {
     "multitalk": "model_patches/mine.safetensors",

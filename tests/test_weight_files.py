@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from multitalk_nodes.multitalk_core.identify import identify
 from multitalk_nodes.multitalk_core.model import WeightsError
-from multitalk_nodes.multitalk_core.weight_files import read_header
+from multitalk_nodes.multitalk_core.weight_files import Header, TensorEntry, read_header
 from multitalk_nodes.tests import layouts
 
 
@@ -122,6 +122,7 @@ WAN = {"patch_embedding.weight": (96, 36, 1, 2, 2), "blocks.0.self_attn.q.weight
 ENCODER = {"feature_extractor.conv_layers.0.conv.weight": (4, 1, 10)}
 ENCODER |= {f"encoder.layers.{layer}.attention.q_proj.weight": (768, 768) for layer in range(12)}
 LARGE = ENCODER | {f"encoder.layers.{layer}.attention.q_proj.weight": (1024, 1024) for layer in range(24)}
+VAE, CLIP = {"decoder.middle.0.residual.0.gamma": (4,)}, {"vision_model.encoder.layers.0.mlp.fc1.weight": (4, 4)}
 AUDIO = {"audio_proj.proj1.weight": (4, 5), "blocks.0.audio_cross_attn.proj.weight": (8, 8), "blocks.0.norm_x.weight": (8,)}
 
 
@@ -146,9 +147,13 @@ AUDIO = {"audio_proj.proj1.weight": (4, 5), "blocks.0.audio_cross_attn.proj.weig
         ("encoder.safetensors", ENCODER | {"lm_head.weight": (32, 768)}, "wav2vec", "base-960h"),
         ("lightx2v.safetensors", {"diffusion_model.blocks.0.self_attn.q.lora_down.weight": (4, 8)}, "lora", None),
         ("peft.safetensors", {"blocks.0.self_attn.q.lora_A.weight": (4, 8)}, "lora", None),
-        ("vae.safetensors", {"decoder.middle.0.residual.0.gamma": (4,), "encoder.conv1.weight": (4,)}, "vae", None),
-        ("clip.safetensors", {"vision_model.encoder.layers.0.mlp.fc1.weight": (4, 4)}, "clip", None),
-        ("umt5.safetensors", {"encoder.block.0.layer.0.SelfAttention.q.weight": (4, 4), "shared.weight": (4, 4)}, "text_encoder", None),
+        ("wan_1.3B_Fun_InP.safetensors", WAN | {"blocks.0.self_attn.q.weight": (1536, 1)}, "wan21", "1.3B.*get wan2.1_i2v_480p_14B"),
+        ("wan2.2_5B.safetensors", WAN | {"blocks.0.self_attn.q.weight": (3072, 1)}, "wan21", "5B.*get wan2.1_i2v_480p_14B"),
+        ("vae.safetensors", VAE | {"encoder.conv1.weight": (96, 3, 1, 1, 1)}, "vae", None),
+        ("wan2.2_vae.safetensors", VAE | {"encoder.conv1.weight": (160, 12, 1, 1, 1)}, "vae", "WAN 2.2's.*get wan_2.1_vae.safetensors"),
+        ("clip.safetensors", CLIP | {"vision_model.embeddings.class_embedding": (1280,)}, "clip", None),
+        ("sigclip.safetensors", CLIP | {"vision_model.embeddings.position_embedding.weight": (4, 1152)}, "clip", "1152.*clip_vision_h"),
+        ("clip_l.safetensors", CLIP | {"vision_model.embeddings.class_embedding": (1024,)}, "clip", "1024.*clip_vision_h"),
         ("flux.safetensors", {"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "other", "none of the models"),
     ],
 )
@@ -163,6 +168,23 @@ def test_a_file_is_known_by_its_keys(tmp_path, name, tensors, kind, problem):
         import re
 
         assert re.search(problem, found.problem), found.problem
+
+
+@pytest.mark.parametrize(
+    ("block", "words", "shape", "problem"),
+    [
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight", (256384, 4096), None),
+        ("enc.blk.0.attn_q.weight", "token_embd.weight", (256384, 4096), None),
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight", (32128, 4096), "is T5, not umt5-xxl"),
+        ("enc.blk.0.attn_q.weight", "token_embd.weight", (32128, 4096), "is T5, not umt5-xxl"),
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight", (256384, 768), "is umt5-base, not umt5-xxl"),
+    ],
+)
+def test_only_umt5_xxl_is_the_text_encoder(block, words, shape, problem):
+    entries = {block: TensorEntry("F16", (4, 4), 0, 32), words: TensorEntry("F16", shape, 32, 32 + 2 * shape[0] * shape[1])}
+    found = identify(Header(entries, {}, "safetensors", 0), "encoder.safetensors")
+    assert found.kind == "text_encoder"
+    assert found.problem is None if problem is None else problem in found.problem and "Get umt5_xxl_fp8_e4m3fn_scaled" in found.problem
 
 
 def test_an_encoder_of_unknown_origin_comes_with_a_hint(tmp_path):
