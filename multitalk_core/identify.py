@@ -22,6 +22,14 @@ ENCODER_FILE = "wav2vec2-chinese-base_fp16.safetensors"
 TEXT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 CLIP_FILE = "clip_vision_h.safetensors"
 VAE_FILE = "wan_2.1_vae.safetensors"
+INSTEAD = {
+    "multitalk": AUDIO_FILE,
+    "wan21": WAN_FILE,
+    "wav2vec": ENCODER_FILE,
+    "vae": VAE_FILE,
+    "clip": CLIP_FILE,
+    "text_encoder": TEXT_FILE,
+}
 PUBLISHED = 5120  # width of WAN 14B, for which the published audio weights are
 SMALLER = {1536: "1.3B", 3072: "5B"}  # published, with audio weights of no one's (Wan-Video/Wan2.1 and Wan2.2, wan/configs)
 UMT5_WORDS = 256384  # of umt5 (google/umt5-xxl, config.json); T5 has 32128
@@ -163,12 +171,8 @@ def _vae(tensors: Tensors) -> tuple[str, str | None]:
 
 
 def _clip(tensors: Tensors) -> tuple[str, str | None]:
-    keys = (
-        "embeddings.class_embedding",
-        "visual.class_embedding",
-        "embeddings.position_embedding.weight",
-        "embeddings.patch_embedding.bias",
-    )
+    inside = ("class_embedding", "position_embedding.weight", "patch_embedding.bias")
+    keys = ("visual.class_embedding", *(f"vision_model.embeddings.{key}" for key in inside))
     width = next((entry.shape[-1] for key in keys for name, entry in tensors.items() if name.endswith(key) and entry.shape), 0)
     if width in (0, VIT_H):
         return "", None

@@ -6,6 +6,7 @@ models.json is the one list of them. A hash is `confirmed` if the repository's o
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from .disk import checksum
 
 SHIPPED = Path(__file__).with_name("models.json")
 GB = 10**9  # as disks and volumes are sold
+KINDS = ("multitalk", "wan21", "wav2vec", "vae", "clip", "text_encoder", "lora")
+ROUGHLY = 0.05  # that a size is off at most, where it is only known roughly
 
 
 class ManifestError(ValueError):
@@ -43,9 +46,19 @@ class Entry:
     source: str = ""
 
     def __post_init__(self) -> None:
+        """Raises ManifestError for what is no description of a file."""
         for part in (self.repository, self.path, self.folder):
-            if not part or part.startswith("/") or "\\" in part or ":" in part or ".." in part.split("/"):
+            if not isinstance(part, str) or {"", ".", ".."} & set(part.split("/")) or "\\" in part or ":" in part:
                 raise ManifestError(f"'{part}' is no repository, path or folder that a file can be taken from, or put into.")
+        if self.kind not in KINDS:
+            raise ManifestError(f"{self.name} has the kind '{self.kind}'. Expected one of {', '.join(KINDS)}.")
+        for size in (self.size, self.about):
+            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size <= 0):
+                raise ManifestError(f"{self.name} has the size {size!r}. Expected a number of bytes, or null.")
+        if self.sha256 is not None:
+            if not isinstance(self.sha256, str) or not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
+                raise ManifestError(f"{self.name} has the SHA-256 {self.sha256!r}. Expected 64 hexadecimal digits, or null.")
+            object.__setattr__(self, "sha256", self.sha256.lower())
 
     @property
     def name(self) -> str:
@@ -103,7 +116,7 @@ class Manifest:
             entries = [Entry(**row) for row in told["files"]]
             files = {entry.name: entry for entry in entries}
             presets = {
-                name: Preset(name, row["about"], tuple(files[file] for file in row["files"])) for name, row in told["presets"].items()
+                name: Preset(name, str(row["about"]), tuple(files[file] for file in row["files"])) for name, row in told["presets"].items()
             }
         except ManifestError:
             raise
@@ -115,6 +128,17 @@ class Manifest:
 
     def of_kind(self, kind: str) -> list[Entry]:
         return [entry for entry in self.files.values() if entry.kind == kind]
+
+    def hashed(self, kind: str) -> list[Entry]:
+        return [entry for entry in self.of_kind(kind) if entry.sha256]
+
+    def copies(self, size: int, kind: str) -> list[Entry]:
+        """Published files with a hash that one of this size (bytes) and kind can be a copy of."""
+        return [
+            entry
+            for entry in self.hashed(kind)
+            if entry.size == size or (not entry.size and abs(entry.bytes - size) <= ROUGHLY * entry.bytes)
+        ]
 
     def recognise(self, path: Path) -> Entry | None:
         """The published file that this is a copy of, whatever its name; it is hashed only if one of them is as long."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # ComfyUI's name: the folders below `models`, the first for new files, the others older or other packs' names
@@ -18,6 +18,16 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "text_encoders": ("text_encoders", "clip"),
     "vae": ("vae",),
 }
+# ComfyUI's folders that are looked through for a kind of model; where a file goes first
+WHERE: dict[str, tuple[str, ...]] = {
+    "multitalk": ("model_patches", "diffusion_models"),
+    "wan21": ("diffusion_models",),
+    "wav2vec": ("audio_encoders",),
+    "vae": ("vae",),
+    "clip": ("clip_vision",),
+    "text_encoder": ("text_encoders",),
+    "lora": ("loras",),
+}
 ONLY_BY_YAML = ("wav2vec2",)  # the others are known to every ComfyUI
 
 Places = Mapping[str, Sequence[Path]]  # ComfyUI's name: the folders themselves
@@ -28,13 +38,36 @@ def places(models: Path) -> Places:
     return {name: [models / folder for folder in folders] for name, folders in FOLDERS.items()}
 
 
-def named(models: Path, folder: str, name: str) -> Path:
-    """Where a file of this name lies, in the folder, one with an older name or below them; else where it would go."""
-    for place in places(models).get(folder, [models / folder]):
-        found = sorted(path for path in place.rglob(glob.escape(name)) if path.is_file()) if place.is_dir() else []
-        if found:
-            return found[0]
-    return models / folder / name
+def listing(folder: Path, refused: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The files below a folder as ComfyUI lists them: links are followed, also those that lead nowhere are told; hidden folders are not.
+
+    Args:
+        refused: hears of folders that are there and cannot be read.
+    """
+
+    def hear(error: OSError) -> None:
+        if refused and not isinstance(error, FileNotFoundError):
+            refused(error)
+
+    walked = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=hear):
+        walked.add(os.path.realpath(parent))
+        inner = (name for name in sorted(folders) if not name.startswith("."))
+        folders[:] = [name for name in inner if os.path.realpath(os.path.join(parent, name)) not in walked]  # a link to above
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def named(models: Path, folder: str, kind: str, name: str) -> list[Path]:
+    """Where a file of this name lies: in the folder, one with an older name, another for its kind, or below them.
+
+    Args:
+        folder: ComfyUI's name of the one that it goes to.
+        kind: of model, as in WHERE.
+    """
+    known, others = places(models), WHERE.get(kind, ())
+    folders = (folder, *(other for other in others if other != folder)) if folder in others else (folder,)
+    found = (path for each in folders for place in known.get(each, [models / each]) for path in listing(place) if path.name == name)
+    return [path for path in found if os.path.isfile(path)]
 
 
 def as_yaml(models: Path | None = None) -> str:

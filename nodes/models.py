@@ -51,7 +51,7 @@ class MultiTalkModelCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, deep, size, seconds):
-        checked = check_models(model_places(), deep, progress() if deep else None)
+        checked = check_models(model_places(), deep, progress() if deep else None, from_comfy=True)
         facts = as_text(diagnose(checked, size, seconds))
         told = json.dumps(checked.told())
         return io.NodeOutput(checked.table(), told, facts, ui=ui.PreviewText(f"{checked.table()}\n\n{facts}"))

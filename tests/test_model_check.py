@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,8 @@ def test_what_is_missing_is_named_with_the_file_to_get(models, role):
     assert not checked.complete and checked.state(role) == "missing" and sum(checked.available.values()) == 5
     wanted = checked.told()["models"][role]["get"]
     assert wanted["file"] in Manifest.load().files and wanted["url"].startswith("https://huggingface.co/")
-    assert f"for example {wanted['file']}" in checked.table() and "models get infinitetalk" in checked.table()
+    assert f"for example {wanted['file']}" in checked.table()
+    assert checked.verdict("my/models").endswith(f": python dev.py models get {wanted['file']} --models my/models"), "that file alone"
 
 
 @pytest.mark.parametrize("role", NEEDED)
@@ -96,12 +98,23 @@ def test_a_file_cut_short_is_incomplete_whatever_its_name(models, role):
     assert checked.state(role) == "incomplete" and "incomplete" in only(checked, role).problem and not checked.complete
 
 
-def test_a_published_file_of_another_size_is_incomplete_or_wrong(models):
+def test_a_listed_size_is_a_hint_and_the_hash_decides(models):
+    """Nobody confirmed the sizes; a file that is cut short says so in its header."""
     file = models / FILES["vae"]
-    size = file.stat().st_size
-    assert check_models(places(models), manifest=listed(file, "vae", size=size + 1)).state("vae") == "incomplete"
-    assert check_models(places(models), manifest=listed(file, "vae", size=size - 1)).state("vae") == "wrong"
-    assert check_models(places(models), manifest=listed(file, "vae")).state("vae") == "present"
+    for more in (1, -1):
+        manifest = listed(file, "vae", size=file.stat().st_size + more)
+        noted, right = check_models(places(models), manifest=manifest), check_models(places(models), True, None, manifest)
+        assert noted.state("vae") == "present" and "the list says" in only(noted, "vae").note
+        assert only(right, "vae").sha256 == "SHA-256 is right"
+
+
+def test_a_wrong_file_with_a_published_name_is_the_one_to_get_again(models):
+    file = models / "unet" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors"
+    (models / FILES["wan21"]).rename(file)
+    file.write_bytes(file.read_bytes()[:-10])
+    told = check_models(places(models)).verdict()
+    assert told.endswith("(16.4 GB; takes the place of what is wrong): python dev.py models get "
+                         "wan2.1_i2v_480p_14B_fp8_scaled.safetensors --models DIR --replace")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -151,8 +164,23 @@ def test_an_encoder_in_parts_is_present_when_all_are_there(models):
     folder = models / "audio_encoders" / "wav2vec2-base"
     for number, name in enumerate(KEYS["wav2vec"], start=1):
         save(folder / f"model-0000{number}-of-00002.safetensors", {name: KEYS["wav2vec"][name]})
-    (folder / "model.safetensors.index.json").write_text("{}")
-    assert check_models(places(models)).state("wav2vec") == "present"
+    index, second = folder / "model.safetensors.index.json", folder / "model-00002-of-00002.safetensors"
+    names = {name: f"model-0000{number}-of-00002.safetensors" for number, name in enumerate(KEYS["wav2vec"], start=1)}
+    (folder / "config.json").write_text("{}")
+    for text, state in (
+        ("{}", "incomplete"),
+        (json.dumps({"weight_map": {"a": "b"}}), "incomplete"),
+        (json.dumps({"weight_map": names}), "present"),
+    ):
+        index.write_text(text)
+        assert check_models(places(models)).state("wav2vec") == state, text
+    whole = second.read_bytes()
+    for content, says in ((b"<html>", "web page"), (whole[:-4], "incomplete")):
+        second.write_bytes(content)
+        checked = check_models(places(models))
+        assert checked.state("wav2vec") == "incomplete" and says in only(checked, "wav2vec").problem
+    save(second, {"something.else": (4,)})
+    assert "no Wav2Vec2 encoder" in only(check_models(places(models)), "wav2vec").problem
     (folder / "model-00002-of-00002.safetensors").unlink()
     assert check_models(places(models)).state("wav2vec") == "incomplete"
 
@@ -177,7 +205,9 @@ def test_deep_compares_the_contents(models):
     heard = []
     manifest = listed(file, "vae")
     right = check_models(places(models), True, lambda done, of: heard.append((done, of)), manifest)
-    assert only(right, "vae").sha256 == "SHA-256 is right" and heard == [(file.stat().st_size,) * 2]
+    assert only(right, "vae").sha256 == "SHA-256 is right" and heard[-1][0] == heard[-1][1] > file.stat().st_size, (
+        "every encoder is hashed, too"
+    )
     assert "no hash of it" in only(right, "clip").sha256
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -189,6 +219,72 @@ def test_deep_compares_the_contents(models):
     assert unsure.state("vae") == "present" and "nobody has confirmed" in only(unsure, "vae").sha256
     unknown = check_models(places(models), True, None, listed(file, "vae", sha256=None, confirmed=False))
     assert unknown.state("vae") == "present" and only(unknown, "vae").sha256 == "no hash is known of it"
+
+
+def test_deep_knows_a_renamed_copy(models):
+    vae, encoder = models / FILES["vae"], models / FILES["wav2vec"]
+    manifest = listed(vae, "vae", path="published_vae.safetensors")
+    checked = check_models(places(models), True, None, manifest)
+    assert only(checked, "vae").sha256 == "SHA-256 is right: it is published_vae.safetensors"
+    assert "may be wav2vec2-base-960h" in only(checked, "wav2vec").sha256, "none of the listed hashes, whatever its size"
+    assert checked.verdict() == "Everything is there. SHA-256: 1 verified, 5 of no known hash."
+    manifest = listed(encoder, "wav2vec", path="base.safetensors", folder="audio_encoders", size=None)
+    assert only(check_models(places(models), True, None, manifest), "wav2vec").sha256.startswith("SHA-256 is right")
+
+
+def test_other_packs_models_are_not_taken_for_these(models):
+    save(models / FILES["text_encoder"], {**KEYS["text_encoder"], "shared.weight": (32128, 1)})
+    save(models / FILES["clip"], {**KEYS["clip"], "vision_model.embeddings.class_embedding": (1152,)})
+    checked = check_models(places(models))
+    assert not checked.complete and checked.state("text_encoder") == checked.state("clip") == "wrong"
+
+
+def test_a_pickled_encoder_names_the_file_to_get(models):
+    (models / FILES["wav2vec"]).unlink()
+    (models / "audio_encoders" / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + b"x" * 100)
+    assert "pickle" in (said := only(check_models(places(models)), "wav2vec").problem)
+    assert "Get wav2vec2-chinese-base_fp16.safetensors instead" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_file_is_right_if_it_is_so_in_one_of_its_folders(models):
+    (models / "model_patches" / "wan.safetensors").symlink_to(models / FILES["wan21"])
+    (models / "diffusion_models").mkdir()
+    (models / "diffusion_models" / "mine.safetensors").symlink_to(models / FILES["multitalk"])
+    checked = check_models(places(models))
+    assert checked.complete and [file.state for file in checked.files] == ["present"] * 6
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_links_that_lead_nowhere_or_round_and_round_are_told(models):
+    (models / FILES["vae"]).unlink()
+    (models / FILES["vae"]).symlink_to(models / FILES["vae"])
+    (models / "vae" / "again").symlink_to(models / "vae")
+    (models / "vae" / ".hidden").mkdir()
+    save(models / "vae" / ".hidden" / "vae.safetensors", "vae")
+    checked = check_models(places(models))
+    assert checked.state("vae") == "wrong" and "cannot be read" in only(checked, "vae").problem
+    save(models / "elsewhere" / "vae.safetensors", "vae")
+    (models / "vae" / "linked").symlink_to(models / "elsewhere")
+    assert check_models(places(models)).complete, "folders are followed"
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_missing(models, monkeypatch):
+    def closed(folder, scan=os.scandir):
+        if str(folder).endswith("vae"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    checked = check_models(places(models))
+    assert checked.state("vae") == "wrong" and "cannot be read (Permission denied)" in checked.table()
+
+
+def test_a_list_of_one_s_own_need_not_name_every_kind(models):
+    (models / FILES["clip"]).unlink()
+    place = models / "list.json"
+    place.write_text('{"files": [], "presets": {}}')
+    assert "clip_vision_h.safetensors" in check_models(places(models), manifest=Manifest.load(place)).verdict()
 
 
 def test_deep_can_be_broken_off(models):

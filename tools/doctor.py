@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -62,5 +63,7 @@ def _facts(options: argparse.Namespace):
     from multitalk_nodes.multitalk_core.model_check import check_models
     from multitalk_nodes.multitalk_core.model_folders import places
 
-    checked = check_models(places(options.models.absolute()) if options.models else model_places())
-    return diagnose(checked, options.size, options.seconds), [f"models: {checked.verdict()}"]
+    here = options.models
+    checked = check_models(places(here.absolute()) if here else model_places(), from_comfy=not here)
+    told = checked.verdict(shlex.quote(str(here or host.path / "models")))
+    return diagnose(checked, options.size, options.seconds), [f"models: {told}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -67,7 +68,7 @@ def check(options: argparse.Namespace) -> int:
     if not models.is_dir():
         raise StepFailed("models", f"there is no folder {models}", "name the folder that ComfyUI has its models in: --models DIR")
     checked = check_models(places(models), options.deep, _bar() if options.deep else None, _manifest(options))
-    print(json.dumps(checked.told(), indent=1) if options.json else checked.table().replace("--models DIR", f"--models {options.models}"))
+    print(json.dumps(checked.told(), indent=1) if options.json else checked.table(shlex.quote(str(options.models))))
     return 0 if checked.complete else 1
 
 
