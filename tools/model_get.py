@@ -1,57 +1,31 @@
 """Fetches published model files from the Hugging Face Hub into ComfyUI's folders: whole and verified, or not at all.
 
-huggingface_hub asks for size and hash and moves the bytes. Its hf_hub_download is not used: since release 2 it throws a half file away when
-it fails, and begins again; here a half file stays in `.multitalk-downloads` of the models folder, and the next run goes on with it.
+A half file stays in `.multitalk-downloads` of the folder that it goes to, so on its disk, and the next run goes on with it.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
-import sys
+import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-from .pack import register_pack
+from .hub_client import Damaged, HubClient, NotFetched, Remote  # first: it registers the pack
 from .steps import Step, locked
 
-register_pack()  # a program of tools runs without it
+# isort: split
+from multitalk_nodes.multitalk_core.disk import checksum, sync
+from multitalk_nodes.multitalk_core.manifest import GB, Entry, gigabytes
+from multitalk_nodes.multitalk_core.model_folders import named
 
-from multitalk_nodes.multitalk_core.disk import FULL, checksum, sync  # noqa: E402
-from multitalk_nodes.multitalk_core.manifest import GB, Entry, Preset, gigabytes  # noqa: E402
-from multitalk_nodes.multitalk_core.model_folders import named  # noqa: E402
-
-STAGING = ".multitalk-downloads"
+STAGING = ".multitalk-downloads"  # hidden: ComfyUI lists no files in it
 SPARE = GB  # bytes that stay free
 TRIES, DAMAGED_TRIES = 6, 2  # of a file; huggingface_hub tries on its own inside each
 LONGEST_PAUSE = 30.0  # seconds
-CHUNK = 2**20  # bytes that are written at once; of huggingface_hub's own 10 MB, all are lost whenever a connection is
-AGAIN = (408, 429, 500, 502, 503, 504)  # HTTP statuses that pass
-SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class NotFetched(Exception):
-    """A file could not be fetched: what happened, and what to do."""
-
-
-class Damaged(NotFetched):
-    """What came is not the file."""
-
-
-@dataclass(frozen=True)
-class Remote:
-    """What the Hub says of a file."""
-
-    url: str
-    headers: dict[str, str]
-    etag: str
-    size: int | None
-    sha256: str | None
 
 
 @dataclass
@@ -60,23 +34,20 @@ class Item:
 
     entry: Entry
     path: Path  # where it is, or will be
+    found: list[Path]  # files of its name, in any folder where they are found
     partial: int  # bytes that an earlier run left
+    state: str  # in words
+    missing: int  # bytes to fetch, as far as it is known before anything is asked for
+    refused: bool  # something else has its name
 
     @property
-    def there(self) -> bool:
-        return self.path.is_file() and (self.entry.size is None or self.path.stat().st_size == self.entry.size)
+    def staging(self) -> Path:
+        return _staging(self.path)
 
-    @property
-    def state(self) -> str:
-        if self.there:
-            return "there"
-        if self.path.exists():
-            return "another file has its name"
-        return f"{gigabytes(self.partial)} of it are there" if self.partial else "to fetch"
 
-    @property
-    def missing(self) -> int:
-        return 0 if self.there else max(0, self.entry.bytes - self.partial)
+def _staging(path: Path) -> Path:
+    """On the disk that the file will be on, also if its folder is a link."""
+    return Path(os.path.realpath(path.parent)) / STAGING
 
 
 class Fetcher:
@@ -88,27 +59,48 @@ class Fetcher:
 
     def __init__(self, models: Path, step: Step, replace: bool = False) -> None:
         self.models, self.step, self.replace = models, step, replace
-        self._hub: _Hub | None = None
-        self.staging = models / STAGING
+        self._hub: HubClient | None = None
+        self._digests: dict[tuple, str] = {}
 
-    def items(self, preset: Preset) -> list[Item]:
-        return [Item(entry, named(self.models, entry.folder, entry.name), self._partial(entry)) for entry in preset.files]
+    def item(self, entry: Entry) -> Item:
+        found = named(self.models, entry.folder, entry.kind, entry.name)
+        path = found[0] if found else self.models / entry.folder / entry.name
+        partial = max((part.stat().st_size for part in _parts(entry, _staging(path))), default=0)
+        missing = max(0, entry.bytes - partial)
+        if any(self._seems_right(file, entry) for file in found):
+            return Item(entry, path, found, partial, "there", 0, False)
+        if not os.path.lexists(path):
+            return Item(entry, path, found, partial, f"{gigabytes(partial)} of it are there" if partial else "to fetch", missing, False)
+        if self.replace and not path.is_dir():
+            return Item(entry, path, found, partial, "another file has its name: to replace", missing, False)
+        return Item(entry, path, found, partial, "another file has its name: left alone", 0, True)
+
+    def _seems_right(self, file: Path, entry: Entry) -> bool:
+        """As far as it can be told without the Hub and at no cost; the hash decides over a size that nobody confirmed."""
+        if entry.size in (None, file.stat().st_size):
+            return True
+        if entry.sha256 and entry.confirmed:
+            return self._digest(file) == entry.sha256
+        return not self.replace  # only the Hub knows
+
+    def disks(self, items: Iterable[Item]) -> list[tuple[Path, int, int]]:
+        """A folder on each disk that files go to, the bytes that will be written there, and those that are free."""
+        groups: dict[int, tuple[Path, int]] = {}
+        for folder, size in [(self.models, 0), *((item.path.parent, item.missing) for item in items)]:
+            place = _existing(folder)
+            device = os.stat(place).st_dev
+            first, before = groups.get(device, (folder, 0))
+            groups[device] = (first, before + size)
+        return [(folder, needed, _free(folder)) for folder, needed in groups.values()]
 
     def expect_room(self, items: list[Item]) -> None:
-        """Raises NotFetched unless everything that is missing fits on the disk."""
-        needed, free = sum(item.missing for item in items), self.free()
-        if needed and needed + SPARE > free:
-            raise NotFetched(
-                f"{gigabytes(needed)} are to be fetched and {gigabytes(SPARE)} stay free, but the disk of {self.models} has "
-                f"{gigabytes(free)} left. Free {gigabytes(needed + SPARE - free)}, choose a smaller set, or another --models folder."
-            )
-
-    def free(self) -> int:
-        """Bytes, of the disk that the folder is on, or will be."""
-        folder = self.models.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        """Raises NotFetched unless everything that is missing fits, disk by disk."""
+        for folder, needed, free in self.disks(items):
+            if needed and needed + SPARE > free:
+                raise NotFetched(
+                    f"{gigabytes(needed)} are to be fetched and {gigabytes(SPARE)} stay free, but the disk of {folder} has "
+                    f"{gigabytes(free)} left. Free {gigabytes(needed + SPARE - free)}, choose a smaller set, or another --models folder."
+                )
 
     def get(self, item: Item) -> str:
         """Fetches a file, unless it is there; what was done, in words.
@@ -116,42 +108,59 @@ class Fetcher:
         Raises:
             NotFetched: it is not there now. What came of it stays for the next run.
         """
-        with locked(self.staging / "downloads", self.step):
-            if not item.path.exists():
-                return self._fetch(item)
-            listed = item.entry.sha256 and item.entry.confirmed  # else only the Hub knows what it should be
-            return self._judged(item, None if listed else self._asked(item.entry))
+        if told := self._there(item):  # which needs no folder that can be written to
+            return told
+        _expect_writable(item)
+        with locked(item.staging / "downloads", self.step):
+            item = self.item(item.entry)  # another run may have fetched it meanwhile
+            return self._there(item) or self._fetch(item)
 
     @property
-    def hub(self) -> _Hub:
-        self._hub = self._hub or _Hub()
+    def hub(self) -> HubClient:
+        self._hub = self._hub or HubClient()
         return self._hub
 
     def _asked(self, entry: Entry) -> Remote:
         try:
             return self.hub.look(entry)
-        except self.hub.passing as error:
+        except self.hub.network as error:
             raise self.hub.explained(entry, error) from error
 
     # -- what is there already
 
-    def _judged(self, item: Item, remote: Remote | None) -> str:
-        size = remote.size if remote and remote.size else item.entry.size
+    def _there(self, item: Item) -> str:
+        """What is to be said of a copy that is right; "" if there is none.
+
+        Raises:
+            NotFetched: something else has its name, and may not be replaced.
+        """
+        if not os.path.lexists(item.path):
+            return ""
+        if item.path.is_dir():
+            raise NotFetched(f"'{item.path}' is a folder. Move it away: the file needs its name.")
+        listed = item.entry.sha256 and item.entry.confirmed  # else only the Hub knows what it should be
+        remote = None if listed or not item.found else self._asked(item.entry)
         digest = self._expected(item.entry, remote)
-        found = item.path.stat().st_size
-        if (size is None or found == size) and (digest is None or self._digest(item.path) == digest):
-            return "is there" + (", verified" if digest else "; no hash is known to compare it with")
-        if not self.replace:
-            wanted = f" of {size} bytes" if size and size != found else ""
-            raise NotFetched(
-                f"'{item.path}' ({found} bytes) is not the published file{wanted}: it is incomplete, damaged or another one. "
-                "It was left alone; move it away, or run again with --replace."
-            )
-        return self._fetch(item)
+        size = remote.size if remote and remote.size else None if digest else item.entry.size
+        for file in item.found:
+            if size in (None, file.stat().st_size) and (digest is None or self._digest(file) == digest):
+                return "is there" + (", verified" if digest else "; no hash is known to compare it with")
+        if self.replace:
+            return ""
+        found = f"{item.path.stat().st_size} bytes" if item.found else "a link that leads nowhere"
+        wanted = f" of {size or item.entry.size} bytes" if size or item.entry.size else ""
+        raise NotFetched(
+            f"'{item.path}' ({found}) is not the published file{wanted}: it is incomplete, damaged or another one. "
+            "It was left alone; move it away, or run again with --replace."
+        )
 
     def _digest(self, path: Path) -> str:
-        self.step.say(f"{path.name}: comparing its SHA-256")
-        return checksum(path)
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._digests:
+            self.step.say(f"{path.name}: comparing its SHA-256")
+            self._digests[key] = checksum(path)
+        return self._digests[key]
 
     def _expected(self, entry: Entry, remote: Remote | None) -> str | None:
         """The SHA-256 that a file must have. The Hub's own is better than one that nobody confirmed."""
@@ -167,9 +176,6 @@ class Fetcher:
 
     # -- what is not
 
-    def _partial(self, entry: Entry) -> int:
-        return max((file.stat().st_size for file in self.staging.glob(f"{glob.escape(entry.name)}.*.part")), default=0)
-
     def _fetch(self, item: Item) -> str:
         damaged = 0
         for attempt in range(1, TRIES + 1):
@@ -179,44 +185,52 @@ class Fetcher:
                 damaged, last = damaged + 1, failure
                 if damaged == DAMAGED_TRIES:
                     break
-            except self.hub.passing as error:
+            except self.hub.network as error:
                 last = self.hub.explained(item.entry, error)
                 if not self.hub.passes(error):
                     break
             if attempt < TRIES:
                 seconds = min(LONGEST_PAUSE, 2.0 ** (attempt - 1))
-                self.step.say(f"{last} Trying again in {seconds:g} s.")
+                self.step.say(f"{item.entry.name}: {last} Trying again in {seconds:g} s.")
                 time.sleep(seconds)
         raise last
 
     def _try(self, item: Item) -> str:
         entry, remote = item.entry, self.hub.look(item.entry)
         digest = self._expected(entry, remote)
-        part = self.staging / f"{entry.name}.{re.sub('[^0-9A-Za-z]', '', remote.etag)[:16]}.part"
+        part = item.staging / f"{entry.name}.{re.sub('[^0-9A-Za-z]', '', remote.etag)[:16]}.part"
         have = part.stat().st_size if part.exists() else 0
         if remote.size and have > remote.size:
             part.unlink()
             have = 0
-        if remote.size and remote.size - have + SPARE > self.free():
-            raise NotFetched(
-                f"{gigabytes(remote.size - have)} of {entry.name} are missing, but the disk has {gigabytes(self.free())} left."
-            )
+        free = _free(item.staging)
+        if remote.size and remote.size - have + SPARE > free:
+            raise NotFetched(f"{gigabytes(remote.size - have)} of it are missing, but the disk has {gigabytes(free)} left.")
         self.step.say(f"{entry.name}: {'going on after ' + gigabytes(have) if have else 'fetching'}, {entry.told}")
         with part.open("ab") as file:
             try:
                 self.hub.receive(remote, file, have, entry.name)
-            except self.hub.passing:
+            except self.hub.network:
                 file.flush()
                 _expect_no_page(part, entry.name)  # nothing to go on with
                 raise
         self._expect_whole(part, remote, digest)
         sync(part)
-        item.path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part, item.path)
-        sync(item.path.parent)
-        for old in self.staging.glob(f"{glob.escape(entry.name)}.*.part"):  # of other versions
+        self._keep(part, item.path)
+        for old in _parts(entry, item.staging):  # of other versions
             old.unlink()
         return "fetched" + (" and verified" if digest else "; no hash is known to verify it by")
+
+    def _keep(self, part: Path, path: Path) -> None:
+        """Gives a finished file its name; raises NotFetched if something has got that meanwhile."""
+        try:
+            if self.replace:
+                os.replace(part, path)
+            else:
+                _move_exclusively(part, path)
+        except FileExistsError as error:
+            raise NotFetched(f"'{path}' appeared meanwhile, and was left alone. What came stays for a run with --replace.") from error
+        sync(path.parent)
 
     def _expect_whole(self, part: Path, remote: Remote, digest: str | None) -> None:
         """Raises Damaged, and takes the file away, if it is not what the Hub announced."""
@@ -229,6 +243,53 @@ class Fetcher:
         raise Damaged(f"What came is not {name} ({told}); it was thrown away.")
 
 
+def _move_exclusively(part: Path, path: Path) -> None:
+    """A rename that never overwrites; raises FileExistsError. Where there are no hard links, the moment between look and rename is left."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links on this disk
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.rename(part, path)
+    else:
+        part.unlink()
+
+
+def _parts(entry: Entry, staging: Path) -> list[Path]:
+    """Half files of this one, of any version."""
+    try:
+        return [part for part in staging.iterdir() if re.fullmatch(re.escape(entry.name) + r"\.[0-9A-Za-z]{1,16}\.part", part.name)]
+    except OSError:  # none yet, or none that can be gone on with
+        return []
+
+
+def _expect_writable(item: Item) -> None:
+    """Raises NotFetched unless files can be put where this one goes: before the download, not after it."""
+    folder = item.path.parent
+    if folder.is_symlink() and not folder.exists():
+        raise NotFetched(f"'{folder}' is a link to '{os.readlink(folder)}', which is not there. Is its disk mounted?")
+    try:
+        item.staging.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=item.staging):
+            pass
+    except OSError as error:
+        raise NotFetched(f"'{folder}' cannot be written to ({error.strerror or error}). Make it a folder that you can write to.") from error
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _free(folder: Path) -> int:
+    """Bytes, of the disk that a folder is on, or will be."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
 def _expect_no_page(part: Path, name: str) -> None:
     """Raises Damaged, and takes the file away, if it is HTML."""
     with part.open("rb") as file:
@@ -236,62 +297,3 @@ def _expect_no_page(part: Path, name: str) -> None:
     if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
         part.unlink()
         raise Damaged(f"A web page came in place of {name}: a proxy's, or one that asks to log in. Look at the Hub in a browser.")
-
-
-class _Hub:
-    """What is used of huggingface_hub, whose HTTP library was exchanged twice."""
-
-    def __init__(self) -> None:
-        try:
-            import huggingface_hub
-            from huggingface_hub import constants, file_download
-            from huggingface_hub.utils import HfHubHTTPError, build_hf_headers
-        except ImportError as error:
-            raise NotFetched("Fetching models needs huggingface_hub: pip install huggingface_hub") from error
-        if constants.HF_HUB_OFFLINE:
-            raise NotFetched("HF_HUB_OFFLINE is set, so nothing may be fetched. Unset it (and TRANSFORMERS_OFFLINE), and run again.")
-        self._hub, self._download, self._headers, self._status = huggingface_hub, file_download, build_hf_headers, HfHubHTTPError
-        libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-        self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        constants.DOWNLOAD_CHUNK_SIZE = CHUNK
-        self.passing: tuple[Any, ...] = (
-            HfHubHTTPError,
-            OSError,
-            *(library.TransportError for library in libraries),
-        )  # requests' are OSErrors
-
-    def look(self, entry: Entry) -> Remote:
-        url = self._hub.hf_hub_url(entry.repository, entry.path, endpoint=self.endpoint)
-        told = self._hub.get_hf_file_metadata(url)
-        if told.commit_hash is None or told.etag is None:
-            raise NotFetched(f"{self.endpoint} answers as no Hugging Face Hub does. Is HF_ENDPOINT right, or is there a proxy's page?")
-        headers = dict(self._headers())
-        if urlsplit(told.location).netloc != urlsplit(url).netloc:  # storage with signed addresses: not to be told the token
-            headers.pop("authorization", None)
-        return Remote(told.location, headers, told.etag, told.size, told.etag if SHA256.fullmatch(told.etag) else None)
-
-    def receive(self, remote: Remote, file: Any, have: int, name: str) -> None:
-        """Appends the rest of a file."""
-        if remote.size is None or have < remote.size:
-            more = {"resume_size": have, "expected_size": remote.size, "displayed_filename": name}
-            self._download.http_get(remote.url, file, headers=remote.headers, **more)
-
-    def passes(self, error: BaseException) -> bool:
-        """Whether to try once more."""
-        if isinstance(error, self._status):
-            return error.response.status_code in AGAIN
-        return not (isinstance(error, OSError) and error.errno in FULL)
-
-    def explained(self, entry: Entry, error: BaseException) -> NotFetched:
-        status = error.response.status_code if isinstance(error, self._status) else None
-        page = f"{self.endpoint}/{entry.repository}"
-        if status in (401, 403):
-            return NotFetched(
-                f"{entry.name} is not given to everybody ({status}): accept the terms on {page}, make a token there, and set HF_TOKEN."
-            )
-        if status == 404:
-            return NotFetched(f"{page} has no {entry.path} (404): it was renamed or removed there.")
-        if isinstance(error, OSError) and error.errno in FULL:
-            return NotFetched(f"The disk is full. What came of {entry.name} stays; free {entry.told}, then run the same command again.")
-        told = f"answers {status}" if status else f"broke off ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        return NotFetched(f"{entry.name}: {self.endpoint} {told}. What came stays for the next run.")

@@ -23,8 +23,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     check = commands.add_parser("check", help="which models are there, wrong, incomplete or missing; ends with 0 if all are there")
     check.add_argument("--deep", action="store_true", help="compare SHA-256 with the published files' (reads every byte)")
     check.add_argument("--json", action="store_true", help="in the field names of the worker's answers")
-    get = commands.add_parser("get", help="fetch a set of models: verified, and going on where an earlier run was broken off")
-    get.add_argument("preset", nargs="?", metavar="PRESET", help="without it, the sets are listed")
+    get = commands.add_parser(
+        "get", help="fetch sets of models, or single files: verified, and going on where an earlier run was broken off"
+    )
+    get.add_argument("wanted", nargs="*", metavar="SET|FILE", help="a set's or a listed file's name; without any, the sets are listed")
     get.add_argument("--dry-run", action="store_true", help="tell what would be fetched, and whether it fits; nothing is asked for")
     get.add_argument("--replace", action="store_true", help="put files in the place of others that have their names")
     paths = commands.add_parser("paths", help="print an extra_model_paths.yaml for ComfyUI")
@@ -35,8 +37,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             "--manifest", type=Path, metavar="FILE", help="another list of files, of the form of multitalk_core/models.json"
         )
     options = parser.parse_args(arguments)
-    if options.command == "get" and options.preset and not options.models:
-        parser.error("get PRESET needs --models DIR: where ComfyUI has its models")
+    if options.command == "get" and options.wanted and not options.models:
+        parser.error("get SET needs --models DIR: where ComfyUI has its models")
     return options
 
 
@@ -76,22 +78,27 @@ def get(options: argparse.Namespace) -> int:
     from .model_get import Fetcher, NotFetched
 
     manifest, step = _manifest(options), Step("models")
-    if options.preset not in manifest.presets:
+    if not options.wanted:
         print(_listed(manifest))
-        if options.preset:
-            raise StepFailed("models", f"there is no set '{options.preset}'", f"name one: {', '.join(manifest.presets)}")
         return 0
-    preset, fetcher = manifest.presets[options.preset], Fetcher(_folder(options.models), step, options.replace)
-    items = fetcher.items(preset)
-    print(_plan(preset, items, fetcher.free()))
-    failures = []
+    wanted, models = _wanted(options.wanted, manifest), _folder(options.models)
+    if models.exists() and not models.is_dir():
+        raise StepFailed("models", f"{models} is a file", "name the folder that ComfyUI has its models in: --models DIR")
+    fetcher, failures = Fetcher(models, step, options.replace), []
     try:
+        items = [fetcher.item(entry) for entry in wanted.files]
+        print(_plan(wanted, items, fetcher.disks(items)))
         fetcher.expect_room(items)
+        if options.dry_run:
+            failures = [f"'{item.path}' is another file: move it away, or use --replace" for item in items if item.refused]
         for item in [] if options.dry_run else items:
             try:
                 step.say(f"{item.entry.name}: {fetcher.get(item)}")
             except NotFetched as failure:
                 failures.append(f"{item.entry.name}: {failure}")
+                step.say(failures[-1])
+            except OSError as error:
+                failures.append(f"{item.entry.name}: this machine refuses it ({error})")
                 step.say(failures[-1])
     except NotFetched as failure:
         raise StepFailed("models", str(failure), "then run the same command again.") from failure
@@ -114,15 +121,29 @@ def _listed(manifest) -> str:
     return "\n".join(["sets of models:", *rows, f"a volume of 100 GB has room for any one of: {', '.join(fits)}"])
 
 
-def _plan(preset, items, free: int) -> str:
+def _wanted(names: list[str], manifest):
+    """Sets and single files, together."""
+    from multitalk_nodes.multitalk_core.manifest import Preset
+
+    files = {}
+    for name in names:
+        if name not in manifest.presets and name not in manifest.files:
+            advice = f"name a set ({', '.join(manifest.presets)}), or a file of the list"
+            raise StepFailed("models", f"there is no set '{name}', and no listed file of that name", advice)
+        for entry in manifest.presets[name].files if name in manifest.presets else [manifest.files[name]]:
+            files[entry.name] = entry
+    about = manifest.presets[names[0]].about if len(names) == 1 and names[0] in manifest.presets else f"{len(files)} files"
+    return Preset(" ".join(names), about, tuple(files.values()))
+
+
+def _plan(wanted, items, disks) -> str:
     from multitalk_nodes.multitalk_core.manifest import gigabytes
 
     rows = [f"  {f'{item.entry.folder}/{item.entry.name}':<90} {item.entry.told:>16}   {item.state}" for item in items]
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     missing = gigabytes(sum(item.missing for item in items))
-    return "\n".join(
-        [f"{preset.name}: {preset.about} ({preset.told})", *rows, f"to fetch: {missing} from {endpoint}; free: {gigabytes(free)}"]
-    )
+    free = ", ".join(gigabytes(free) + (f" on the disk of {folder}" if len(disks) > 1 else "") for folder, _, free in disks)
+    return "\n".join([f"{wanted.name}: {wanted.about} ({wanted.told})", *rows, f"to fetch: {missing} from {endpoint}; free: {free}"])
 
 
 def _folder(given: Path) -> Path:

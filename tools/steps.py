@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
@@ -15,6 +16,7 @@ else:
     import fcntl
 
 LOG_LINES_SHOWN = 15
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by another process
 
 
 class StepFailed(Exception):
@@ -61,20 +63,26 @@ def locked(target: Path, step: Step) -> Iterator[None]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{target}.lock", "a+", encoding="utf-8") as file:
-        if not _try_lock(file.fileno()):
-            step.say(f"another run is making {target.name}; waiting for it")
-            while not _try_lock(file.fileno()):
-                time.sleep(0.5)
+        try:
+            if not _try_lock(file.fileno()):
+                step.say(f"another run is making {target.name}; waiting for it")
+                while not _try_lock(file.fileno()):
+                    time.sleep(0.5)
+        except OSError as error:
+            step.say(f"this disk has no locks ({error.strerror or error}); do not start a second run beside this one")
         yield
 
 
 def _try_lock(descriptor: int) -> bool:
+    """Raises OSError where nothing can be locked: on some network disks, for example."""
     try:
         if os.name == "nt":
             os.lseek(descriptor, 0, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another process
-        return False
+    except OSError as error:
+        if error.errno in HELD:
+            return False
+        raise
     return True
