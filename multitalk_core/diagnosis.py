@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata as metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,9 @@ OPTIONAL = {"huggingface_hub": "models get", "pysubs2": "subtitles in Dialogue",
 FASTER = ("sageattention", "flash-attn", "xformers", "triton")
 WATCHED = ("torch", "torchvision", "torchaudio", "transformers", "xformers", "numba", "librosa", "sageattention")  # that break others
 COMPILERS = ("cc", "gcc", "clang", "cl")
+# What goes wrong while a package is imported whose parts, or the system's libraries, do not fit
+BROKEN = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
+CGROUPS = Path("/sys/fs/cgroup")
 SMALL_DISK = 10 * 10**9  # bytes
 
 
@@ -49,6 +54,9 @@ def versions() -> list[Fact]:
     facts.append(Fact("packages", told or "none"))
     if missing:
         facts.append(Fact("missing", ", ".join(missing), f"{sys.executable} -m pip install {' '.join(missing)}", problem=True))
+    elif told := _why_broken("transformers", "Wav2Vec2Model"):
+        advice = "The speech encoder needs it. Install versions of transformers, tokenizers and huggingface_hub that fit each other."
+        facts.append(Fact("transformers", f"cannot be imported ({told})", advice, problem=True))
     absent = [f"{package} ({use})" for package, use in OPTIONAL.items() if _version(package) is None]
     if absent:
         facts.append(Fact("not installed", ", ".join(absent) + ": only needed for that"))
@@ -61,10 +69,24 @@ def _torch() -> Fact:
     version = _version("torch")
     if version is None:
         return Fact("torch", "not there", f"Run this with ComfyUI's Python; {sys.executable} has no torch.", problem=True)
+    if told := _why_broken("torch"):
+        advice = "Install torch anew, as ComfyUI's README says for this system; on Windows, with Microsoft's Visual C++ Redistributable."
+        return Fact("torch", f"{version} cannot be imported ({told})", advice, problem=True)
     import torch
 
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "the CPU"
     return Fact("torch", f"{torch.__version__}, built for {built}")
+
+
+def _why_broken(module: str, part: str = "") -> str:
+    """Why a module, or a part of it, cannot be imported, in a line; "" if it can."""
+    try:
+        found = importlib.import_module(module)
+        if part:
+            getattr(found, part)
+    except BROKEN as error:
+        return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return ""
 
 
 def _version(package: str) -> str | None:
@@ -115,7 +137,9 @@ def compilers(environment: Mapping[str, str] = os.environ, arguments: Sequence[s
         facts.append(
             Fact("Triton", "not there", f"SageAttention needs it: pip install {windows}, or start ComfyUI without it.", problem=chosen)
         )
-    if named := environment.get("CC", "").split(" ")[0]:
+    if named := environment.get("CC", "").strip():
+        if shutil.which(named) is None:  # a command with options, or a path with blanks
+            named = (shlex.split(named, posix=os.name != "nt") if named.count('"') % 2 == 0 and named.count("'") % 2 == 0 else [named])[0]
         if shutil.which(named) is None:
             advice = "Unset CC; nothing of this pack compiles. Or install that compiler."
             return [*facts, Fact("C compiler", f"CC is '{named}', which is not there", advice, problem=True)]
@@ -133,19 +157,32 @@ def memory() -> tuple[int, int]:
     except ImportError:
         return 0, 0
     told = psutil.virtual_memory()
-    limit = _limit()
-    return (min(told.total, limit), min(told.available, limit)) if limit else (told.total, told.available)
+    limit, used = _container(CGROUPS)
+    return (min(told.total, limit), min(told.available, max(0, limit - used))) if limit else (told.total, told.available)
 
 
-def _limit() -> int:
-    """Of the container that this runs in; 0 without one."""
-    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+def _container(groups: Path) -> tuple[int, int]:
+    """The limit of the container that this runs in, and what counts against it, bytes; zeros without a limit.
+
+    Files that were read and not used since (inactive_file) make way, so they are free (Linux, Documentation/admin-guide/cgroup-v2.rst).
+    """
+    old = groups / "memory"
+    for limit, current, stat, name in (
+        (groups / "memory.max", groups / "memory.current", groups / "memory.stat", "inactive_file"),
+        (old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat", "total_inactive_file"),
+    ):
         try:
-            text = Path(place).read_text(encoding="utf-8").strip()
+            text = limit.read_text(encoding="utf-8").strip()
         except OSError:
             continue
-        return int(text) if text.isdecimal() and int(text) < 2**60 else 0
-    return 0
+        if not text.isdecimal() or int(text) >= 2**60:
+            return 0, 0
+        try:
+            files = dict(line.split() for line in stat.read_text(encoding="utf-8").splitlines())
+            return int(text), max(0, int(current.read_text(encoding="utf-8")) - int(files.get(name, 0)))
+        except (OSError, ValueError):
+            return int(text), 0
+    return 0, 0
 
 
 def free_on(folder: Path) -> int:

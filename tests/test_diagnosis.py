@@ -78,6 +78,68 @@ def test_sageattention_asks_for_triton_and_a_compiler(installed, monkeypatch):
     assert by_name(compilers({}, ["main.py", "--use-sage-attention"]))["Triton"].problem, "it was asked for"
 
 
+@pytest.mark.parametrize("blank", [False, True])
+def test_cc_may_have_options_or_blanks_in_its_path(tmp_path, blank):
+    folder = tmp_path / "my compilers"
+    folder.mkdir()
+    compiler = folder / "gcc.exe"
+    compiler.write_text("")
+    compiler.chmod(0o755)
+    told = by_name(compilers({"CC": str(compiler) if blank else f'"{compiler.as_posix()}" -O2'}))["C compiler"]
+    assert not told.problem and "gcc" in told.value
+
+
+@pytest.mark.parametrize("content", ["raise OSError('[WinError 126] c10.dll')", "raise ImportError('undefined symbol: x')"])
+def test_a_torch_that_does_not_load_is_told_with_what_to_do(tmp_path, content):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(content)
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("pack", {str(ROOT / "tools" / "pack.py")!r})
+pack = module_from_spec(spec); spec.loader.exec_module(pack); pack.register_pack()
+from multitalk_nodes.multitalk_core.diagnosis import as_text, versions
+print(as_text(versions()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "cannot be imported (" in done.stdout and "! Install torch anew" in done.stdout, done.stderr
+
+
+def test_transformers_that_does_not_load_is_told(monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers, "Wav2Vec2Model", None, raising=False)
+    assert "transformers" not in by_name(versions())
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as Python has it for what cannot be imported
+    monkeypatch.setitem(diagnosis.REQUIRED, "transformers", "numpy")  # it is installed
+    assert by_name(versions())["transformers"].problem
+
+
+def test_a_container_s_memory_is_its_limit_less_what_it_uses(tmp_path, monkeypatch):
+    for name, text in (("memory.max", "max"), ("memory.current", f"{GIB}"), ("memory.stat", f"anon 1\ninactive_file {GIB // 2}\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(diagnosis, "CGROUPS", tmp_path)
+    assert memory()[0] > 2 * GIB
+    (tmp_path / "memory.max").write_text(f"{2 * GIB}\n")
+    assert memory() == (2 * GIB, 3 * GIB // 2)
+    (tmp_path / "memory").mkdir()
+    for name in ("max", "current", "stat"):
+        (tmp_path / f"memory.{name}").unlink()
+    for name, text in (("limit_in_bytes", 2 * GIB), ("usage_in_bytes", GIB), ("stat", "total_inactive_file 0")):
+        (tmp_path / "memory" / f"memory.{name}").write_text(str(text))
+    assert memory() == (2 * GIB, GIB)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-5", "0"])
+def test_a_length_that_is_none_is_refused(seconds, capsys):
+    from multitalk_nodes.tools.doctor import parse
+
+    with pytest.raises(SystemExit):
+        parse([f"--seconds={seconds}"])
+    assert "expected a length above 0" in capsys.readouterr().err
+
+
 def test_memory_of_this_machine_is_known():
     total, free = memory()
     assert total > GIB and 0 < free <= total
@@ -137,8 +199,9 @@ def doctor(python, **environment):
 def test_the_doctor_asks_comfyui():
     done = doctor(sys.executable)
     assert done.returncode == 0, done.stdout + done.stderr
-    for line in ("ComfyUI ", "attention ", "VRAM for 960×960", "disk for 60 s", "models: "):
+    for line in ("ComfyUI ", "attention ", "disk of models", "VRAM for 960×960", "disk for 60 s", "models: "):
         assert line in done.stdout
+    assert "DISABLED" not in done.stdout and ("needs --cpu to start here" in done.stdout or "starts without options" in done.stdout)
 
 
 def test_the_doctor_helps_a_python_that_has_nothing(tmp_path):

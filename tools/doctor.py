@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -18,8 +19,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--size", choices=("multitalk-480", "multitalk-720"), default="multitalk-480", help="of a video (default: %(default)s)"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="and its length (default: %(default)g)")
+    parser.add_argument("--seconds", type=_seconds, default=10.0, help="and its length (default: %(default)g)")
     return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError("expected a length above 0")
+    return seconds
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +63,7 @@ def _facts(options: argparse.Namespace):
     try:
         start_comfy()
         from multitalk_nodes.comfy_bridge.diagnosis import diagnose, model_places
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         advice = (
             f"Run this with the Python that runs ComfyUI, or install what it needs: {sys.executable} -m pip install -r requirements.txt"
         )
@@ -66,4 +74,4 @@ def _facts(options: argparse.Namespace):
     here = options.models
     checked = check_models(places(here.absolute()) if here else model_places(), from_comfy=not here)
     told = checked.verdict(shlex.quote(str(here or host.path / "models")))
-    return diagnose(checked, options.size, options.seconds), [f"models: {told}"]
+    return diagnose(checked, options.size, options.seconds, here, started=False), [f"models: {told}"]
