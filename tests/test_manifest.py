@@ -56,7 +56,10 @@ def test_hashes_are_hashes_and_only_those_seen_at_the_source_are_confirmed():
         assert not entry.confirmed or (entry.sha256 and entry.source.startswith("HF ")), entry.name
         assert entry.size is None or entry.about is None
         assert (entry.family is not None) == (entry.kind == "multitalk")
-    assert sum(entry.confirmed for entry in SHIPPED.files.values()) == 10
+    confirmed = sum(entry.confirmed for entry in SHIPPED.files.values())
+    seen = sum(entry.sha256 is not None for entry in SHIPPED.files.values()) - confirmed
+    told = (ROOT / "docs" / "models.md").read_text()
+    assert f"{confirmed} of the {len(SHIPPED.files)} listed files" in told and f"{seen} one that was seen elsewhere" in told
 
 
 def test_sizes_are_said_to_be_rough_where_they_are():
