@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from multitalk_client import AsyncClient, ClientError, NodeFailed, id_of
+from multitalk_client import AsyncClient, ClientError, DeadlineExceeded, NodeFailed, id_of
 from multitalk_client.templates import Prompt, is_link
 
 from .errors import JobError
@@ -145,13 +145,15 @@ async def details(client: AsyncClient, job: str, deep: bool) -> dict[str, Any]:
         "told": {"class_type": SHOW, "inputs": {"source": ["check", 1]}},
         "facts": {"class_type": SHOW, "inputs": {"source": ["check", 2]}},
     }
-    number = id_of("model_check", job)
+    number, seconds = id_of("model_check", job), DEEP_SECONDS if deep else SECONDS
     try:
-        await client.run(prompt, number, timeout=DEEP_SECONDS if deep else SECONDS)
+        await client.run(prompt, number, timeout=seconds)
         _, entry = await client.look(number)
         told, facts = ("".join(entry["outputs"][name]["text"]) for name in ("told", "facts"))
         return json.loads(told) | {"diagnostics": facts.splitlines()}
-    except ClientError as error:  # most often ComfyUI is busy with a video: what was found without it is an answer, too
+    except DeadlineExceeded:  # what was found without it is an answer, too
+        return {"error": f"ComfyUI did not end the check within {seconds:g} s: most often it is busy with a video. Ask again later."}
+    except ClientError as error:
         return {"error": str(error)}
     finally:
         with suppress(ClientError):

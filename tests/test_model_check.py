@@ -9,12 +9,11 @@ import sys
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from multitalk_nodes.multitalk_core.manifest import Manifest
 from multitalk_nodes.multitalk_core.model_check import NEEDED, ROLES, check_models
-from multitalk_nodes.multitalk_core.model_folders import FOLDERS, as_yaml, places
+from multitalk_nodes.multitalk_core.model_folders import places
 from multitalk_nodes.tests.graphs import ROOT, node
 
 Q = "encoder.layers.0.attention.q_proj.weight"
@@ -232,6 +231,18 @@ def test_deep_knows_a_renamed_copy(models):
     assert only(check_models(places(models), True, None, manifest), "wav2vec").sha256.startswith("SHA-256 is right")
 
 
+def test_what_a_file_needs_besides_is_noted(models):
+    from multitalk_nodes.multitalk_core.model_check import _noted
+    from multitalk_nodes.multitalk_core.weight_files import Header
+
+    for role, needs in (("wan21", True), ("text_encoder", True), ("multitalk", False)):
+        assert bool([*_noted(role, Header({}, {}, "gguf", 0), None)]) == needs, role
+    (models / "wav2vec2").mkdir()
+    (models / FILES["wav2vec"]).rename(models / "wav2vec2" / "encoder.safetensors")
+    assert "if extra_model_paths.yaml says so" in only(check_models(places(models)), "wav2vec").note
+    assert "yaml" not in only(check_models(places(models), from_comfy=True), "wav2vec").note, "it said so"
+
+
 def test_other_packs_models_are_not_taken_for_these(models):
     save(models / FILES["text_encoder"], {**KEYS["text_encoder"], "shared.weight": (32128, 1)})
     save(models / FILES["clip"], {**KEYS["clip"], "vision_model.embeddings.class_embedding": (1152,)})
@@ -304,43 +315,6 @@ def test_the_command_ends_with_0_only_if_all_is_there(models):
     (models / FILES["clip"]).unlink()
     done = run("--json")
     assert done.returncode == 1 and json.loads(done.stdout)["models"]["clip"]["state"] == "missing"
-
-
-# -- extra_model_paths.yaml
-
-
-def test_comfyui_reads_the_printed_paths(tmp_path):
-    """In a process of its own: the folders stay in ComfyUI's list."""
-    models = tmp_path / "my models: ü #1"
-    (tmp_path / "paths.yaml").write_text(as_yaml(models), encoding="utf-8")
-    program = f"""
-import json, sys
-from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("pack", {str(ROOT / "tools" / "pack.py")!r})
-pack = module_from_spec(spec); spec.loader.exec_module(pack); pack.start_comfy()
-import folder_paths
-from utils.extra_config import load_extra_path_config
-load_extra_path_config({str(tmp_path / "paths.yaml")!r})
-print(json.dumps({{name: folder_paths.get_folder_paths(name) for name in {list(FOLDERS)!r}}}))
-"""
-    (tmp_path / "run.py").write_text(program)
-    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, check=True)
-    read = json.loads(done.stdout.splitlines()[-1])
-    for name, folders in FOLDERS.items():
-        assert read[name][0].startswith(str(models)), "before ComfyUI's own"
-        assert {str(models / folder) for folder in folders} <= set(read[name])
-
-
-def test_the_worker_s_paths_are_the_same():
-    def loaded(text):
-        return yaml.safe_load(text)["multitalk"]
-
-    shipped = (ROOT / "serverless" / "extra_model_paths.yaml").read_text()
-    assert loaded(shipped) == loaded(as_yaml()) | {"base_path": "/runpod-volume/models"}
-
-
-def test_every_folder_of_the_list_is_in_the_paths():
-    assert {entry.folder for entry in Manifest.load().files.values()} < set(FOLDERS)
 
 
 # -- the node

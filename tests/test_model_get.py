@@ -1,97 +1,14 @@
+# ruff: noqa: F401, F811 — fixtures
 """Fetching models, from a Hub on this machine that drops connections, serves damage and wants to know who asks."""
 
 import errno
-import hashlib
-import json
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 
 import pytest
 
-from multitalk_nodes.tests.graphs import ROOT
-from multitalk_nodes.tests.hub import Hub
-
-VAE, LORA = "org/models/split_files/vae/vae.safetensors", "other/lora/lora.safetensors"
-CONTENT = {VAE: os.urandom(3_000_000), LORA: os.urandom(700_000)}
-
-
-@pytest.fixture
-def hub():
-    with Hub(dict(CONTENT)) as hub:
-        yield hub
-
-
-@pytest.fixture
-def models(tmp_path):
-    return tmp_path / "models"
-
-
-def entry(file, **changes):
-    owner, name, path = file.split("/", 2)
-    content = CONTENT[file]
-    told = {"repository": f"{owner}/{name}", "path": path, "folder": "vae" if file == VAE else "loras", "kind": "vae", "size": len(content)}
-    return told | {"sha256": hashlib.sha256(content).hexdigest(), "confirmed": True} | changes
-
-
-@pytest.fixture
-def get(tmp_path, hub, monkeypatch, capfd):
-    """Runs the command here, without its pauses; its exit code, and what it said."""
-    import huggingface_hub.constants
-
-    from multitalk_nodes.tools import models, steps
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-
-    def run(entries, *more, wanted=("set",), **environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        capfd.readouterr()
-        try:
-            code, failure = models.main(command(tmp_path, entries, *more, wanted=wanted)[3:]), ""
-        except steps.StepFailed as failed:
-            code, failure = 2, str(failed)
-        return code, "".join(capfd.readouterr()) + failure
-
-    return run
-
-
-def command(tmp_path, entries, *more, wanted=("set",)):
-    names = [row["path"].rsplit("/", 1)[-1] for row in entries]
-    text = json.dumps({"files": entries, "presets": {"set": {"about": "for a test", "files": names}}})
-    (tmp_path / "list.json").write_text(text)
-    models = str(tmp_path / "models")
-    return [
-        sys.executable,
-        str(ROOT / "dev.py"),
-        "models",
-        "get",
-        *wanted,
-        "--models",
-        models,
-        "--manifest",
-        str(tmp_path / "list.json"),
-        *more,
-    ]
-
-
-def variables(hub, **more):
-    kept = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN")}
-    return kept | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | more
-
-
-def files_in(models):
-    """What ComfyUI could see."""
-    found = [file for file in models.rglob("*") if file.is_file() and ".multitalk-downloads" not in file.parts]
-    return {file.relative_to(models).as_posix() for file in found}
+from multitalk_nodes.tests.fetching import CONTENT, LORA, VAE, command, entry, files_in, get, hub, models, variables
 
 
 def test_a_set_arrives_in_comfyui_s_folders_and_is_not_fetched_twice(hub, models, get):
@@ -209,182 +126,6 @@ def test_a_file_in_an_older_folder_or_a_folder_of_one_s_own_is_found(hub, models
     assert code == 0 and "is there" in told and files_in(models) == {"vae/wan/vae.safetensors"}
 
 
-def test_a_good_copy_counts_wherever_comfyui_finds_it_and_a_hidden_one_does_not(hub, models, get):
-    for folder, content in (("a", b"damaged"), ("b", CONTENT[VAE])):
-        (models / "vae" / folder).mkdir(parents=True)
-        (models / "vae" / folder / "vae.safetensors").write_bytes(content)
-    assert get([entry(VAE)])[0] == 0 and not hub.seen
-    (models / "vae" / "b").rename(models / "vae" / ".b")
-    code, told = get([entry(VAE)])
-    assert code == 2 and "vae/a/vae.safetensors' (7 bytes) is not the published file" in told
-    (models / "diffusion_models").mkdir()
-    (models / "diffusion_models" / "vae.safetensors").write_bytes(CONTENT[VAE])
-    assert get([entry(VAE, folder="model_patches", kind="multitalk", family="multitalk")])[0] == 0 and not hub.seen
-
-
-def test_what_is_there_needs_no_folder_that_can_be_written_to(hub, models, get):
-    assert get([entry(VAE)])[0] == 0
-    staging = models / "vae" / ".multitalk-downloads"
-    shutil.rmtree(staging)
-    staging.write_text("no folder can be made here")
-    code, told = get([entry(VAE)])
-    assert code == 0 and "is there, verified" in told
-
-
-@pytest.mark.skipif(not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(tempfile.gettempdir()).st_dev, reason="one disk")
-def test_a_folder_on_another_disk_gets_its_files_there(hub, models, get):
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
-        models.mkdir()
-        (models / "vae").symlink_to(other)
-        hub.faults[VAE] = [1_500_000, 1_100_000]
-        code, told = get([entry(VAE), entry(LORA)])
-        assert code == 0 and f"on the disk of {models / 'vae'}" in told, told
-        assert (models / "vae" / "vae.safetensors").read_bytes() == CONTENT[VAE]
-        free = shutil.disk_usage(other).free
-        if free < shutil.disk_usage(models).free - 2 * 10**9:  # what fits only on the disk of `models`
-            code, told = get([entry(VAE, path="big.safetensors", size=free + 10**9)])
-            assert code == 2 and f"the disk of {models / 'vae'} has" in told
-
-
-@pytest.mark.parametrize("place", ["vae", "vae/vae.safetensors", "vae/.multitalk-downloads"])
-def test_a_place_that_cannot_take_the_file_is_told_before_anything_is_asked(hub, models, get, place):
-    (models / place).parent.mkdir(parents=True)
-    (models / place).mkdir() if place.endswith("safetensors") else (models / place).write_text("a file")
-    code, told = get([entry(VAE)])
-    assert code == 2 and not hub.seen and ("cannot be written to" in told or "is a folder" in told), told
-    assert "Trying again" not in told and "vae.safetensors: vae.safetensors" not in told
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
-def test_links_that_lead_nowhere_are_not_overwritten(hub, models, get, tmp_path):
-    (models / "vae").mkdir(parents=True)
-    (models / "vae" / "vae.safetensors").symlink_to(tmp_path / "unmounted" / "vae.safetensors")
-    code, told = get([entry(VAE)])
-    assert code == 2 and "a link that leads nowhere" in told and not hub.seen
-    assert get([entry(VAE)], "--dry-run")[0] == 2, "the dry run says the same"
-    assert get([entry(VAE)], "--replace")[0] == 0 and (models / "vae" / "vae.safetensors").read_bytes() == CONTENT[VAE]
-    (models / "loras").symlink_to(tmp_path / "unmounted" / "loras")
-    code, told = get([entry(LORA)])
-    assert code == 2 and "Is its disk mounted?" in told and not (tmp_path / "unmounted").exists()
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_appears_during_the_download_is_not_overwritten(tmp_path, links, monkeypatch):
-    from multitalk_nodes.tools.model_get import _move_exclusively
-
-    def refused(*_):
-        raise OSError(errno.EPERM, "no hard links")
-
-    if not links:
-        monkeypatch.setattr(os, "link", refused)
-    part, path = tmp_path / "part", tmp_path / "file"
-    part.write_bytes(b"new")
-    path.write_bytes(b"mine")
-    with pytest.raises(FileExistsError):
-        _move_exclusively(part, path)
-    assert path.read_bytes() == b"mine" and part.read_bytes() == b"new"
-    path.unlink()
-    _move_exclusively(part, path)
-    assert path.read_bytes() == b"new" and not part.exists()
-
-
-def test_a_size_that_nobody_confirmed_gives_way_to_a_right_hash(hub, models, get):
-    wrong = entry(VAE, size=len(CONTENT[VAE]) + 7)
-    assert get([wrong])[0] == 0
-    for listed in (wrong, wrong | {"confirmed": False, "sha256": None}):
-        before = len(hub.downloads())
-        code, told = get([listed])
-        assert code == 0 and "is there" in told and len(hub.downloads()) == before, "it is not fetched again and again"
-
-
-@pytest.mark.parametrize("endpoint", ["huggingface.co", "ftp://a", "http://[bad"])
-def test_an_endpoint_that_is_no_address_is_told_at_once(get, endpoint):
-    code, told = get([entry(VAE)], HF_ENDPOINT=endpoint)
-    assert code == 2 and f"HF_ENDPOINT is '{endpoint}', which is no address" in told and "Trying again" not in told
-
-
-def test_a_full_disk_is_said_once(hub, models, get, monkeypatch):
-    from multitalk_nodes.tools.hub_client import HubClient
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(HubClient, "receive", full)
-    code, told = get([entry(VAE)])
-    assert code == 2 and "The disk is full" in told and "Trying again" not in told
-
-
-def test_half_files_of_others_are_none_of_this_one(hub, models, get):
-    staging = models / "vae" / ".multitalk-downloads"
-    staging.mkdir(parents=True)
-    (staging / "vae.safetensors.safetensors.0123456789abcdef.part").write_bytes(b"x" * 1_000_000)
-    code, told = get([entry(VAE)], "--dry-run")
-    assert code == 0 and "to fetch: 3 MB" in told
-    (staging / "vae.safetensors.0123456789abcdef.part").write_bytes(b"x" * 1_000_000)
-    assert "to fetch: 2 MB" in get([entry(VAE)], "--dry-run")[1]
-    assert get([entry(VAE)])[0] == 0
-    assert [part.name for part in staging.glob("*.part")] == ["vae.safetensors.safetensors.0123456789abcdef.part"], "and its own are gone"
-
-
-def test_a_dry_run_refuses_what_the_run_refuses(hub, models, get, tmp_path):
-    (models / "vae").mkdir(parents=True)
-    (models / "vae" / "vae.safetensors").write_bytes(b"mine")
-    code, told = get([entry(VAE)], "--dry-run")
-    assert code == 2 and "left alone" in told and "to fetch: 0 MB" in told
-    code, told = get([entry(VAE)], "--dry-run", "--replace")
-    assert code == 0 and "to replace" in told and "to fetch: 3 MB" in told
-    shutil.rmtree(models)
-    models.write_text("a file")
-    code, told = get([entry(VAE)], "--dry-run")
-    assert code == 2 and "is a file" in told
-
-
-def test_a_single_file_of_the_list_can_be_named(tmp_path, hub, models, get):
-    code, told = get([entry(VAE), entry(LORA)], wanted=["lora.safetensors"])
-    assert code == 0 and files_in(models) == {"loras/lora.safetensors"}, told
-    code, told = get([entry(VAE)], wanted=["nothing.safetensors"])
-    assert code == 2 and "there is no set 'nothing.safetensors'" in told
-
-
-# -- two runs
-
-
-def test_a_second_run_waits_and_then_finds_the_file(tmp_path, hub, models):
-    hub.faults[VAE] = [500_000]
-    pair = [subprocess.Popen(command(tmp_path, [entry(VAE)]), env=variables(hub), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [running.communicate()[0] for running in pair]
-    assert [running.returncode for running in pair] == [0, 0], told
-    assert sum("fetched and verified" in text for text in told) == 1 and sum("is there, verified" in text for text in told) == 1
-
-
-@pytest.mark.skipif(os.name == "nt", reason="of flock")
-def test_a_disk_without_locks_is_said_and_held_locks_are_waited_for(tmp_path, monkeypatch, capfd):
-    import fcntl
-
-    from multitalk_nodes.tools import steps
-
-    entered = threading.Event()
-
-    def second():
-        with steps.locked(tmp_path / "thing", steps.Step("second")):
-            entered.set()
-
-    with steps.locked(tmp_path / "thing", steps.Step("first")):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert not entered.wait(0.2)
-    assert entered.wait(5)
-    thread.join()
-    assert "waiting for it" in capfd.readouterr().out
-
-    def none(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", none)
-    with steps.locked(tmp_path / "thing", steps.Step("third")):
-        assert "this disk has no locks (No locks available)" in capfd.readouterr().out
-
-
 def test_what_does_not_fit_is_refused_before_anything_is_asked(hub, models, get):
     code, told = get([entry(LORA), entry(VAE, size=10**18)])
     assert code == 2 and "1000000000.0 GB are to be fetched" in told and "Free " in told
@@ -412,3 +153,27 @@ def test_the_token_is_not_told_to_another_host(hub, get):
     assert get([entry(VAE)], HF_TOKEN="hf_secret")[0] == 0
     told = {method: authorization for method, *_, authorization in hub.seen}
     assert told == {"HEAD": "Bearer hf_secret", "GET": None}
+
+
+@pytest.mark.parametrize("endpoint", ["huggingface.co", "ftp://a", "http://[bad"])
+def test_an_endpoint_that_is_no_address_is_told_at_once(get, endpoint):
+    code, told = get([entry(VAE)], HF_ENDPOINT=endpoint)
+    assert code == 2 and f"HF_ENDPOINT is '{endpoint}', which is no address" in told and "Trying again" not in told
+
+
+def test_a_full_disk_is_said_once(hub, models, get, monkeypatch):
+    from multitalk_nodes.tools.hub_client import HubClient
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HubClient, "receive", full)
+    code, told = get([entry(VAE)])
+    assert code == 2 and "The disk is full" in told and "Trying again" not in told
+
+
+def test_a_single_file_of_the_list_can_be_named(tmp_path, hub, models, get):
+    code, told = get([entry(VAE), entry(LORA)], wanted=["lora.safetensors"])
+    assert code == 0 and files_in(models) == {"loras/lora.safetensors"}, told
+    code, told = get([entry(VAE)], wanted=["nothing.safetensors"])
+    assert code == 2 and "there is no set 'nothing.safetensors'" in told
