@@ -7,6 +7,7 @@ Standard library only: what it runs, it runs in an environment that it makes its
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as h
 
 from benchmarks import drift as drift_options
 from benchmarks import long_video as long_video_options
+from benchmarks import step_cache as step_cache_options
 from benchmarks import sync_check as sync_check_options
 from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
+from tools import doctor as doctor_options
 from tools import environment
 from tools import matrix as matrix_options
 from tools import models as models_options
@@ -111,11 +114,11 @@ def eval_demo(options: argparse.Namespace) -> int:
     return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
 
 
-BENCHES = {"long-video": long_video_options, "drift": drift_options, "sync-check": sync_check_options}
+BENCHES = {"long-video": long_video_options, "drift": drift_options, "sync-check": sync_check_options, "step-cache": step_cache_options}
 
 
 def bench(options: argparse.Namespace) -> int:
-    """measure and write benchmarks/results: `bench long-video` memory and time by length, `drift` pictures, `sync-check` its errors"""
+    """measure and write benchmarks/results: `bench long-video` memory and time by length, `drift`, `sync-check` its errors, `step-cache`"""
     name, *more = options.more or [""]
     if name not in BENCHES:
         raise StepFailed("bench", f"there is no measurement '{name}'", "name one: python dev.py bench " + " | ".join(BENCHES))
@@ -130,6 +133,14 @@ def models(options: argparse.Namespace) -> int:
     if (other := environment.python_with(*models_options.PACKAGES[chosen.command])) is not None:
         return again(other)
     return models_options.main(options.more)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """versions, device, attention, memory, and what to change; run it with ComfyUI's Python to look at that"""
+    doctor_options.parse(options.more)
+    if not importlib.util.find_spec("torch") and (other := environment.python_there()) is not None:
+        return again(other)
+    return doctor_options.main(options.more)
 
 
 def again(python: Path) -> int:
@@ -170,6 +181,7 @@ COMMANDS = (
     (demo, {}, True),
     (serve, {}, True),
     (models, {}, True),
+    (doctor, {}, True),
     (eval_demo, {}, True),
     (train_demo, {}, True),
     (test, TEST_OPTIONS, True),

@@ -58,6 +58,7 @@ def watch_maps(
     if recorder.maps is None or recorder.masks is None:
         raise SpeakerError(
             "No map was made. With a single speaker there is none: everything in the picture hears the one voice. "
-            "Otherwise connect model, positive, negative and latent of the same MultiTalk Conditioning."
+            "Otherwise connect model, positive, negative and latent of the same MultiTalk Conditioning; and with a step cache choose "
+            "another step, as a step that is reused makes no map."
         )
     return recorder.maps, recorder.masks

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,9 +71,10 @@ def hold_motion(model: comfy.model_patcher.ModelPatcher, motion: Motion, noise: 
     Args:
         noise: (shape, σ, seed) → noise for a level: `motion_noise`, or that of a recorded run.
     """
-    held = model.clone()
-    wrapper = _HoldMotion(motion, noise)
-    held.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, KEY, wrapper)
+    held, kind = model.clone(), comfy.patcher_extension.WrappersMP.PREDICT_NOISE
+    held.add_wrapper_with_key(kind, KEY, _HoldMotion(motion, noise))
+    others = held.wrappers[kind]
+    held.wrappers[kind] = {KEY: others.pop(KEY), **others}  # outermost: what LazyCache reuses must not let the frames go
     return held
 
 
@@ -96,6 +97,11 @@ def motion_noise(shape: torch.Size, sigma: float, seed: int) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
+def options_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """transformer_options among a DIFFUSION_MODEL wrapper's arguments: a dictionary of this call's own."""
+    return next(a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "cond_or_uncond" in a)
+
+
 class _BringAudio:
     """DIFFUSION_MODEL wrapper: from the model's keyword to this call's own transformer_options."""
 
@@ -115,7 +121,7 @@ class _BringAudio:
             if self._masks is None or self._masks.shape[0] != speakers + 1:
                 raise SpeakerError(f"{speakers} voices are heard, but there are no masks for {speakers} speakers and the background.")
             masks = self._masks.to(x.device)
-        options = next(a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "cond_or_uncond" in a)
+        options = options_of(args, kwargs)
         options[CALL] = Call(audio, speakers, self._heads, masks)
         return executor(x, *args, **kwargs)
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..multitalk_core.layouts import Stored, as_numbers
+from ..multitalk_core.gguf_files import unpack
+from ..multitalk_core.layouts import Stored, scaled
 
 
 class Quantised(comfy.ops.manual_cast):
@@ -21,13 +22,15 @@ class Quantised(comfy.ops.manual_cast):
 
     class Linear(comfy.ops.manual_cast.Linear):
         block: str | None = None  # GGUF's name, or "" for numbers with a scale; None: the weight is plain
+        factor: float | None = None  # the scale, if it is one number
 
         def put(self, weight: Stored) -> None:
             """Take a packed weight as it is; nothing is copied."""
             self.block = weight.block
             self.weight = torch.nn.Parameter(weight.data, requires_grad=False)
             if weight.scale is not None:
-                self.register_buffer("weight_scale", weight.scale, persistent=False)
+                self.factor = None if weight.scale.ndim else float(weight.scale)
+                self.register_buffer("weight_scale", weight.scale)
 
         def forward_comfy_cast_weights(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if self.block is None:
@@ -35,7 +38,15 @@ class Quantised(comfy.ops.manual_cast):
             packed, bias, stream = comfy.ops.cast_bias_weight(
                 self, dtype=self.weight.dtype, device=input.device, bias_dtype=input.dtype, offloadable=True
             )
-            weight = as_numbers(packed, getattr(self, "weight_scale", None), self.block, input.dtype)
-            result = F.linear(input, weight, bias)
+            result = F.linear(input, self._numbers(packed, input.dtype), bias)
             comfy.ops.uncast_bias_weight(self, packed, bias, stream)
             return result
+
+        def _numbers(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
+            if self.block:
+                return unpack(packed, self.block).to(dtype)
+            if self.factor is not None:
+                return scaled(packed, self.factor, dtype)
+            if self.weight_scale.device != packed.device:  # of a layer that the manager keeps away: moved once, 40 kB at most
+                self.weight_scale = self.weight_scale.to(packed.device)
+            return scaled(packed, self.weight_scale, dtype)

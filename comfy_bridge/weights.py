@@ -20,7 +20,7 @@ from torch import Tensor
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.gguf_files import map_gguf
 from ..multitalk_core.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
-from ..multitalk_core.layouts import Stored, collect
+from ..multitalk_core.layouts import OURS, Stored, collect, plain_key
 from ..multitalk_core.manifest import Manifest
 from ..multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError, null_windows
 from ..multitalk_core.weight_files import Header, read_header
@@ -102,12 +102,18 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
         told = found.problem or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
         raise WeightsError(f"'{name}' {told}")
     chosen = choose_family(family, name, header.metadata, Path(path))  # asked for before anything is read
-    if header.container == "gguf":
-        return build_weights(map_gguf(Path(path), header), name, chosen, dtype, header)
+    if (header.container == "gguf") != (Path(path).suffix.lower() == ".gguf"):
+        raise WeightsError(f"'{name}' is a {header.container} file by its contents. Rename it to .{header.container}.")
     try:
+        if header.container == "gguf":
+            mapped = map_gguf(Path(path), header, lambda key: OURS.match(plain_key(key)) is not None)
+            tensors = {key: tensor.clone() for key, tensor in mapped.items()} if comfy.utils.DISABLE_MMAP else mapped
+            return build_weights(tensors, name, chosen, dtype, header)
         tensors = comfy.utils.load_torch_file(path, safe_load=True)
-    except (ValueError, SafetensorError) as error:  # core raises one or the other, by how the file is damaged
-        raise WeightsError(f"'{name}' is damaged ({error}). Get it again.") from error
+    except (ValueError, KeyError, OSError, SafetensorError) as error:  # core raises several, by how the file is damaged
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"'{name}' cannot be loaded ({error}). Get it again, or take another file.") from error
     return build_weights(tensors, name, chosen, dtype)
 
 
@@ -121,15 +127,19 @@ def build_weights(
     """
     blocks = {key: (entry.dtype, entry.shape) for key, entry in header.tensors.items()} if header else None
     stored = collect(tensors, blocks)
-    adapter = LoadedAdapter(AdapterShape.of(stored), Quantised, _video_attention, device="meta")
-    adapter.family, adapter.name = family, name
-    stored = adapter.check_state(stored)
+    shape = AdapterShape.of(stored)
+    stored = MultiTalkAdapter(shape, device="meta").check_state(stored)  # core's own layers may have no weights to compare with yet
     if unused := len(tensors) - len(stored):
         logger.info("%s: %d tensors beside MultiTalk's weights (of WAN, or scales).", name, unused)
+    adapter = LoadedAdapter(shape, Quantised, _video_attention, device="meta")
+    adapter.family, adapter.name = family, name
     packed = {key: weight for key, weight in stored.items() if dtype is None and not weight.is_plain}
-    adapter.load_state_dict({key: weight.numbers(dtype) for key, weight in stored.items() if key not in packed}, strict=False, assign=True)
-    for key, weight in packed.items():
+    for key, weight in packed.items():  # before the rest: core makes zeros of what is missing then
         _put(adapter, key, weight)
+    plain = {key: weight.numbers(dtype) for key, weight in stored.items() if key not in packed}
+    lacking = set(adapter.load_state_dict(plain, strict=False, assign=True).missing_keys)
+    if lacking := sorted(key for key in lacking - packed.keys() if not key.endswith(".weight_scale")):
+        raise WeightsError(f"'{name}': '{lacking[0]}' was not taken over by ComfyUI's layers. Please report this, with ComfyUI's version.")
     patcher = comfy.model_patcher.CoreModelPatcher(
         adapter.eval().requires_grad_(False),
         load_device=comfy.model_management.get_torch_device(),

@@ -1,7 +1,7 @@
 """GGUF: the header, and the block formats that image models are published in, unpacked with torch on any device.
 
 Bytes of a block and how they are numbers: ggml's src/ggml-common.h (block_q8_0 … block_q6_K) and ggml-quants.c (dequantize_row_*).
-Unpacking here is compared with the package gguf's numpy in tests/test_gguf.py.
+Unpacking here is compared with the package gguf's numpy in tests/test_layouts.py.
 
 Shapes: a weight [O, I] is stored as [O, I / n · b] bytes: blocks of b bytes for n numbers.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from .model import WeightsError
 
 if TYPE_CHECKING:
-    from .weight_files import Header
+    from .weight_files import Header, TensorEntry
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes, unless "general.alignment" says otherwise
@@ -139,33 +140,52 @@ def stored_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def unpack(stored: Tensor, dtype: str) -> Tensor:
-    """Rows of blocks [O, bytes] uint8 → [O, I] float32."""
+    """Rows of blocks [.., bytes] uint8 → [.., I] float32."""
     block = BLOCKS[dtype]
-    return block.unpack(stored.reshape(-1, block.bytes)).reshape(stored.shape[0], -1)
+    return block.unpack(stored.reshape(-1, block.bytes)).reshape(*stored.shape[:-1], -1)
 
 
-def map_gguf(path: Path, header: Header) -> dict[str, Tensor]:
-    """The tensors of a file whose header was read: plain ones as numbers, packed ones as rows of bytes [O, ..] uint8.
+def map_gguf(path: Path, header: Header, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Tensors of a file whose header was read: plain ones as numbers, packed ones as rows of bytes [O, ..] uint8.
 
-    They lie in the mapped file, not in memory, until they are used.
+    They lie in the mapped file, not in memory, until they are used; what is not wanted (a merged file's WAN) is not mapped.
+
+    Raises:
+        WeightsError: a wanted tensor of a type that is not known here.
     """
+    entries = {key: entry for key, entry in header.tensors.items() if wanted(key)}
+    for key, entry in entries.items():
+        if entry.dtype not in PLAIN and entry.dtype not in BLOCKS:
+            known = ", ".join([*PLAIN, *BLOCKS])
+            raise WeightsError(f"'{path.name}': '{key}' is stored as {entry.dtype}; known are {known}. Take a file of one of these.")
+    start = min((entry.start for entry in entries.values()), default=0) // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    length = max((entry.stop for entry in entries.values()), default=0) - start
+    if length <= 0:
+        return {}
     with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory that cannot be written to
-    tensors = {}
-    for key, entry in header.tensors.items():
-        dtype, length = PLAIN.get(entry.dtype, torch.uint8), entry.stop - entry.start
-        data = torch.frombuffer(mapped, dtype=dtype, count=length // dtype.itemsize, offset=entry.start)
-        tensors[key] = data.reshape(entry.shape if entry.dtype in PLAIN else (*entry.shape[:-1], -1))
-    return tensors
+        mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
+    return {key: _tensor(mapped, entry, start) for key, entry in entries.items()}
+
+
+def _tensor(mapped: mmap.mmap, entry: TensorEntry, start: int) -> Tensor:
+    dtype, length = PLAIN.get(entry.dtype, torch.uint8), entry.stop - entry.start
+    shape = entry.shape if entry.dtype in PLAIN else (*entry.shape[:-1], -1)
+    if not length:
+        return torch.empty(entry.shape, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nor is it written to
+        data = torch.frombuffer(mapped, dtype=dtype, count=length // dtype.itemsize, offset=entry.start - start)
+    return data.reshape(shape)
 
 
 def read_gguf_header(file: BinaryIO, name: str, size: int) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], dict[str, str]]:
     """Read a GGUF header, from the file's beginning.
 
     Returns:
-        {tensor: (type, shape [O, I], first byte, byte after the last)} and the metadata that are single values, as texts.
+        {tensor: (type, shape [O, I], first byte, byte after the last)} and the metadata that are single values, as texts. Of types
+        that are not known here the bytes are not known either: the last is the first.
     Raises:
-        WeightsError: damaged, or with block formats that are not known here.
+        WeightsError: damaged, or of another version.
     """
     try:
         return _Reader(file, size).read()
@@ -182,6 +202,8 @@ class _Reader:
     def read(self) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], dict[str, str]]:
         self._file.seek(len(MAGIC))
         version, tensors, values = self._take("<IQQ")
+        if version in (2 << 24, 3 << 24):
+            raise ValueError("its bytes are in the order of big-endian machines; take the ordinary file")
         if version not in (2, 3):
             raise ValueError(f"version {version}; 2 and 3 are known")
         if max(tensors, values) > MOST_ENTRIES:
@@ -197,7 +219,8 @@ class _Reader:
         if alignment <= 0:
             raise ValueError(f"an alignment of {alignment}")
         data = -(-self._file.tell() // alignment) * alignment
-        return {key: (dtype, shape, data + at, data + at + stored_bytes(dtype, shape)) for key, dtype, shape, at in told}, metadata
+        sizes = {key: stored_bytes(dtype, shape) if dtype in TYPES.values() else 0 for key, dtype, shape, _ in told}
+        return {key: (dtype, shape, data + at, data + at + sizes[key]) for key, dtype, shape, at in told}, metadata
 
     def _take(self, form: str) -> tuple[Any, ...]:
         return struct.unpack(form, self._file.read(struct.calcsize(form)))
@@ -235,9 +258,6 @@ class _Reader:
             raise ValueError(f"'{name}' has {dimensions} dimensions")
         shape = self._take(f"<{dimensions}Q")[::-1]  # ggml counts from the innermost
         kind, at = self._take("<IQ")
-        if kind not in TYPES:
-            known = ", ".join([*PLAIN, *BLOCKS])
-            raise ValueError(f"'{name}' is stored as {OTHER_TYPES.get(kind, f'type {kind}')}; known are {known}")
         if math.prod(shape) > 8 * self._size or at > self._size:
             raise ValueError(f"'{name}' of shape {list(shape)} at byte {at:,} cannot be in a file of {self._size:,} bytes")
-        return name, TYPES[kind], shape, at
+        return name, TYPES.get(kind) or OTHER_TYPES.get(kind, f"type {kind}"), shape, at

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from .layouts import plain_key
 from .weight_files import Header, TensorEntry
 
+BLOCK = re.compile(r"blocks\.(\d+)\.audio_cross_attn\.")
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.")  # transformers' and diffusers' names of parts
 AUDIO_FILE = "wan2.1_infiniteTalk_single_fp16.safetensors, or multitalk.safetensors"
 WAN_FILE = "wan2.1_i2v_480p_14B_fp16.safetensors"
@@ -58,7 +59,7 @@ def identify(header: Header, name: str) -> Found:
     kind, told, problem = next(((kind, *judge(tensors)) for kind, fits, judge in KINDS if fits(tensors)), ("other", "", None))
     if kind == "wav2vec" and problem is None:
         told, problem = _which_wav2vec(header, name.lower(), told)
-    if part := PART.search(PurePath(name).name):
+    if (part := PART.search(PurePath(name).name)) and int(part[2]) > 1:
         problem = f"is part {int(part[1])} of {int(part[2])}. All parts together are the model: get a file that is whole."
     if kind == "other" and problem is None:
         first = ", ".join(f"'{key}'" for key in list(tensors)[:2]) or "nothing"
@@ -88,7 +89,7 @@ def _multitalk(tensors: Tensors) -> tuple[str, str | None]:
     other = next((name for part, name in OTHER_TALKERS if any(part in key or key.startswith(part) for key in tensors)), None)
     if other:
         return "", f"is {other}, another model than MultiTalk and InfiniteTalk. Get {AUDIO_FILE}."
-    blocks = {int(m[1]) for key in tensors if (m := re.match(r"blocks\.(\d+)\.audio_cross_attn\.", key))}
+    blocks = {int(m[1]) for key in tensors if (m := BLOCK.match(key))}
     if "audio_proj.proj1.weight" not in tensors and "audio_proj.proj1.weight._data" not in tensors:
         return "", f"has MultiTalk's blocks without its audio projection: it is incomplete. Get {AUDIO_FILE}."
     if blocks != set(range(len(blocks))) or not blocks:
@@ -105,6 +106,8 @@ def _wan(tensors: Tensors) -> tuple[str, str | None]:
     channels = entry.shape[1] if entry and len(entry.shape) == 5 else 0
     blocks = len({key.split(".")[1] for key in tensors if key.startswith("blocks.")})
     note = f"{blocks} blocks of {entry.shape[0]}" if entry else f"{blocks} blocks"
+    if any(".audio_cross_attn_wrapper." in key for key in tensors):
+        return note, f"is HuMo, another talker. MultiTalk needs WAN 2.1 image-to-video: get {WAN_FILE}."
     if any(key.startswith("vace_") for key in tensors):
         return note, f"is WAN VACE. MultiTalk needs WAN 2.1 image-to-video: get {WAN_FILE}."
     if not any(key.startswith("img_emb.") for key in tensors) or channels not in (0, 36):
@@ -142,7 +145,7 @@ def _has(*parts: str) -> Callable[[Tensors], bool]:
 # In this order: a merged file has WAN's keys, too.
 KINDS: tuple[tuple[str, Callable[[Tensors], bool], Callable[[Tensors], tuple[str, str | None]]], ...] = (
     ("lora", _is_lora, _lora),
-    ("multitalk", lambda t: any(key.startswith("audio_proj.proj1") or ".audio_cross_attn." in key for key in t), _multitalk),
+    ("multitalk", lambda t: any(key.startswith("audio_proj.proj1") or BLOCK.match(key) for key in t), _multitalk),
     ("wan21", _has_wan, _wan),
     ("wav2vec", _has("feature_extractor.conv_layers.", "encoder.layers."), _wav2vec),
     ("clip", _has("vision_model.encoder.layers."), _plain),

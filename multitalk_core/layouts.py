@@ -10,6 +10,7 @@ A layer's weight is one of
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ from .model import WeightsError
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 OURS = re.compile(r"audio_proj\.|blocks\.\d+\.(audio_cross_attn|norm_x)\.")
 SCALES = (".scale_weight", ".weight_scale", ".weight._scale")
-# For arithmetic in fp8 with rounded inputs, which the published model does not do; and core's note of a layer's format
-UNUSED = (".scale_input", ".input_scale", ".output_scale", ".comfy_quant")
+UNUSED = (".scale_input", ".input_scale", ".output_scale")  # for arithmetic on rounded inputs, which the published model does not do
+NOTE = ".comfy_quant"  # JSON on how a layer is stored (ComfyUI comfy/ops.py, _load_quantized_module)
+NOTED = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")  # its formats that are numbers with a scale
+SCALED_FILE = "scaled_fp8"  # a tensor that says: all fp8 matrices have scales (ComfyUI comfy/utils.py, convert_old_quants)
 SCALED = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)  # what a scale is for
+INSTEAD = "Take the fp16 file, for example wan2.1_infiniteTalk_single_fp16.safetensors."
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,18 @@ class Stored:
 
     def numbers(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight itself, in the file's own type if it is plain and none is asked for."""
-        if self.is_plain:
-            return self.data if dtype is None else self.data.to(dtype)
-        return as_numbers(self.data, self.scale, self.block, dtype or torch.float32)
+        if self.block:
+            return unpack(self.data, self.block).reshape(self.shape).to(dtype or torch.float32)
+        if self.scale is not None:
+            return scaled(self.data, self.scale, dtype or torch.float32)
+        return self.data if dtype is None else self.data.to(dtype)
 
 
-def as_numbers(data: Tensor, scale: Tensor | None, block: str, dtype: torch.dtype) -> Tensor:
-    """Stored data [O, ..] as a weight [O, I]; computed in float32, rounded once."""
-    if block:
-        return unpack(data, block).to(dtype)
-    if scale is None:
-        return data.to(dtype)
-    return (data.float() * scale.float().to(data.device)).to(dtype)
+def scaled(data: Tensor, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
+    """Stored data [O, ..] times its scale, rounded once."""
+    if isinstance(scale, Tensor) and scale.ndim:
+        return (data.float() * scale.float()).to(dtype)
+    return data.to(dtype) * float(scale)  # torch multiplies by a number in float32
 
 
 def plain_key(key: str) -> str:
@@ -77,29 +81,45 @@ def collect(tensors: Mapping[str, Tensor], blocks: Mapping[str, tuple[str, tuple
     for key, source in ours.items():
         if key.endswith((*SCALES, *UNUSED)):
             continue
+        if key.endswith(NOTE):
+            _check_note(key, tensors[source])
+            continue
         official = key.removesuffix("._data")
+        if not official.endswith((".weight", ".bias")):
+            raise WeightsError(f"'{key}' is neither a weight of MultiTalk's nor a scale that is known here. {INSTEAD}")
         layer = official.removesuffix(".weight")
         scale = next((tensors[ours[layer + end]] for end in SCALES if layer + end in ours), None)
         kind, shape = (blocks or {}).get(source, ("", tuple(tensors[source].shape)))
-        block = kind if kind in BLOCKS else ""
-        found[official] = _checked(official, Stored(tensors[source], tuple(shape), scale if official.endswith(".weight") else None, block))
+        found[official] = _checked(official, Stored(tensors[source], tuple(shape), scale, kind if kind in BLOCKS else ""))
+    all_scaled = any(plain_key(key) == SCALED_FILE for key in tensors) or any(stored.scale is not None for stored in found.values())
+    for key, stored in found.items():
+        if all_scaled and stored.scale is None and stored.data.dtype in SCALED and len(stored.shape) > 1:
+            raise WeightsError(f"'{key}' has no scale, where others of the file have: it is incomplete. Get it again.")
     return found
+
+
+def _check_note(key: str, note: Tensor) -> None:
+    try:
+        told = json.loads(bytes(note.flatten().tolist()))
+        known = told["format"] in NOTED and not {**told, **told.get("params", {})}.get("convrot")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        known = False
+    if not known:
+        raise WeightsError(f"'{key}' says that the layer is stored in a way that is not known here. {INSTEAD}")
 
 
 def _checked(key: str, stored: Stored) -> Stored:
     """Raises WeightsError for what would load as noise."""
-    dtype, scale = stored.data.dtype, stored.scale
+    dtype, scale, shape = stored.data.dtype, stored.scale, stored.shape
     if scale is not None and scale.numel() == 1:
         scale = scale.reshape(())
-    elif scale is not None and scale.numel() == stored.shape[0]:
+    elif scale is not None and len(shape) == 2 and tuple(scale.shape) in ((shape[0],), (shape[0], 1)):
         scale = scale.reshape(-1, 1)
     elif scale is not None:
         raise WeightsError(
-            f"'{key}' of shape {list(stored.shape)} has a scale of shape {list(scale.shape)}; one number, or one a row, was expected."
+            f"'{key}' of shape {list(shape)} has a scale of shape {list(scale.shape)}; one number, or one a row, was expected. {INSTEAD}"
         )
     if not stored.block and not dtype.is_floating_point and (dtype not in SCALED or scale is None):
-        raise WeightsError(
-            f"'{key}' is stored as {str(dtype).removeprefix('torch.')}, which nothing in the file says how to read. "
-            "Take the fp16 file, for example wan2.1_infiniteTalk_single_fp16.safetensors."
-        )
-    return Stored(stored.data, stored.shape, scale, stored.block)
+        kind = str(dtype).removeprefix("torch.")
+        raise WeightsError(f"'{key}' is stored as {kind}, which nothing in the file says how to read. {INSTEAD}")
+    return Stored(stored.data, shape, scale, stored.block)

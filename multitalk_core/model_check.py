@@ -176,6 +176,9 @@ def _judged(path: Path, folder: str, place: Path, manifest: Manifest) -> FileChe
     found = identify(header, path.name)
     if found.kind == "other" and entry is None and not PART.search(path.name):
         return None
+    if entry and found.kind not in (entry.kind, "other"):
+        problem = f"it bears the name of a {entry.kind} file, but holds {found.kind}. Get it again, or give it another name."
+        return FileCheck(role, folder, name, path, size, WRONG, found.note, problem)
     role = found.kind if found.kind != "other" else role
     needs = "needs the pack ComfyUI-GGUF" if role == "wan21" and header.container == "gguf" else ""
     note = "; ".join(filter(None, (found.note, needs, "" if place.name not in ONLY_BY_YAML else YAML)))
@@ -194,15 +197,15 @@ def _judged(path: Path, folder: str, place: Path, manifest: Manifest) -> FileChe
 
 def _whole(files: Iterator[FileCheck]) -> Iterator[FileCheck]:
     """Parts of one model become one row. An encoder in parts loads, if all are there with their list beside them."""
-    groups: dict[tuple[Path, str], list[FileCheck]] = {}
+    groups: dict[tuple[Path, str, int], list[FileCheck]] = {}
     for file in files:
         part = PART.search(file.path.name)
         if part is None:
             yield file
         else:
-            groups.setdefault((file.path.parent, PART.sub(f"-of-{part[2]}.", file.path.name)), []).append(file)
-    for (folder, _), parts in groups.items():
-        first, count = parts[0], int(PART.search(parts[0].path.name)[2])
+            groups.setdefault((file.path.parent, file.path.name[: part.start()], int(part[2])), []).append(file)
+    for (folder, _, count), parts in groups.items():
+        first = parts[0]
         size = sum(part.size for part in parts)
         if first.folder == "audio_encoders" and len(parts) == count and (folder / "model.safetensors.index.json").exists():
             yield replace(first, role="wav2vec", size=size, state=PRESENT, problem="", note=f"{count} parts")
@@ -212,13 +215,13 @@ def _whole(files: Iterator[FileCheck]) -> Iterator[FileCheck]:
 
 def _hashed(files: list[FileCheck], manifest: Manifest, told: Told | None) -> list[FileCheck]:
     """The same files, with what their SHA-256 tells."""
-    listed = [(file, manifest.files.get(file.path.name)) for file in files]
-    total = sum(file.size for file, entry in listed if _comparable(file, entry))
+    total = sum(file.size for file in files if _comparable(file, manifest))
     done, compared = 0, []
-    for file, entry in listed:
-        if not _comparable(file, entry):
+    for file in files:
+        if (entry := _comparable(file, manifest)) is None:
+            listed = _listed(file, manifest)
             words = (
-                "" if file.state != PRESENT else "no hash is known of it" if entry else "it is no listed file, so there is no hash of it"
+                "" if file.state != PRESENT else "no hash is known of it" if listed else "it is no listed file, so there is no hash of it"
             )
             compared.append(replace(file, sha256=words))
             continue
@@ -234,8 +237,10 @@ def _hashed(files: list[FileCheck], manifest: Manifest, told: Told | None) -> li
     return compared
 
 
-def _comparable(file: FileCheck, entry: Entry | None) -> bool:
-    return file.state == PRESENT and entry is not None and entry.sha256 is not None
+def _comparable(file: FileCheck, manifest: Manifest) -> Entry | None:
+    """The published file with its hash that this one claims to be."""
+    entry = _listed(file, manifest)
+    return entry if file.state == PRESENT and entry is not None and entry.sha256 is not None else None
 
 
 def _compared(file: FileCheck, entry: Entry, digest: str) -> FileCheck:

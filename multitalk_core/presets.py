@@ -53,7 +53,7 @@ PRESETS = {
         Number(40, f"{SCRIPT}, sample_steps"), TEXT, AUDIO, Number(0.2, f"{SCRIPT}, teacache_thresh; {README} advises 0.2 to 0.5")
     ),
     "turbo lightx2v": Preset(
-        Number(4, f"{README}, with lightx2v"),
+        Number(4, f"{README}, with lightx2v (it names the T2V LoRA of rank 32; this is the same makers' for image-to-video)"),
         NO_TEXT,
         AUDIO_WITH_LORA,
         NO_CACHE,

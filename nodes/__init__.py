@@ -1,6 +1,6 @@
 """What a user sees, one theme a file; each ends in its list of nodes."""
 
-from . import audio, check, demo, interop, long_video, model, preset, sampling, seeing, speakers
+from . import audio, check, demo, interop, long_video, model, models, preset, sampling, seeing, speakers
 
 NODES = [
     *audio.NODES,
@@ -8,6 +8,7 @@ NODES = [
     *check.NODES,
     *seeing.NODES,
     *model.NODES,
+    *models.NODES,
     *preset.NODES,
     *sampling.NODES,
     *long_video.NODES,

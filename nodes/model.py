@@ -33,7 +33,7 @@ class MultiTalkModelLoader(io.ComfyNode):
                     "family",
                     options=["auto", *FAMILIES],
                     default="auto",
-                    tooltip="Which rules the weights were trained for; both look the same. 'auto' goes by the file's metadata and name.",
+                    tooltip="Which rules the weights were trained for; both look the same. 'auto' goes by metadata, name and hash.",
                 ),
                 io.Combo.Input(
                     "dtype",

@@ -5,8 +5,10 @@ from comfy_api.latest import io
 from ..comfy_bridge.clip import decode_clip
 from ..comfy_bridge.guider import MultiTalkGuider as Guider
 from ..comfy_bridge.sampling import sample_clip
+from ..comfy_bridge.step_cache import cache_steps
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.schedule import sigmas
+from ..multitalk_core.step_cache import FIRST_STEPS, TABLES, Rule
 from ..multitalk_core.wav2vec import FPS
 from . import inputs
 from .types import CATEGORY, VOICES
@@ -80,6 +82,51 @@ class MultiTalkSampler(io.ComfyNode):
         return io.NodeOutput(sample_clip(guider, latent, sigmas(steps, shift), sampler_name, seed))
 
 
+class MultiTalkStepCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MultiTalkStepCache",
+            display_name="MultiTalk Step Cache",
+            category=CATEGORY,
+            description="TeaCache: steps that would change little take over what the model's blocks added before. Faster, less exact.",
+            search_aliases=["teacache", "tea cache", "easycache", "speed", "skip steps"],
+            inputs=[
+                io.Model.Input("model", tooltip="WAN 2.1, before or after MultiTalk Conditioning."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.2,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How much change is passed over; higher is faster. Published: 0.2 to 0.5. 0 takes the cache away.",
+                ),
+                io.Combo.Input(
+                    "table",
+                    options=list(TABLES),
+                    default="multitalk-480",
+                    tooltip="For the published models, by the video's size. 'none', for other models: the bare distance between steps.",
+                ),
+                io.Int.Input(
+                    "first_steps",
+                    default=FIRST_STEPS,
+                    min=0,
+                    max=1000,
+                    advanced=True,
+                    tooltip="Steps at the beginning that are always made. Published: 5, of 40.",
+                ),
+                io.Int.Input(
+                    "last_steps", default=0, min=0, max=1000, advanced=True, tooltip="Steps at the end that are always made. Published: 0."
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For MultiTalk Conditioning, Guider, Sampler or Long Video.")],
+        )
+
+    @classmethod
+    def execute(cls, model, threshold, table, first_steps, last_steps):
+        return io.NodeOutput(cache_steps(model, Rule(threshold, TABLES[table], first_steps, last_steps)))
+
+
 class MultiTalkDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -115,4 +162,4 @@ class MultiTalkDecode(io.ComfyNode):
         return io.NodeOutput(images, audio, float(FPS))
 
 
-NODES = [MultiTalkGuider, MultiTalkScheduler, MultiTalkSampler, MultiTalkDecode]
+NODES = [MultiTalkGuider, MultiTalkScheduler, MultiTalkSampler, MultiTalkStepCache, MultiTalkDecode]

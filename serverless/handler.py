@@ -33,7 +33,7 @@ HINTS = {
     "interrupted": "Somebody interrupted ComfyUI; send the job again.",
     "comfyui_unreachable": "The worker's log says why ComfyUI is not running.",
     "comfyui_restarted": "The worker's log says why ComfyUI ended, most often for lack of memory.",
-    "models_missing": "Put the files on the volume, in the folders of extra_model_paths.yaml.",
+    "models_missing": "Put the files on the volume, in the folders of extra_model_paths.yaml; model_check tells more.",
     "disk_full": "Free some space on the worker's volume; finished clips are kept.",
 }
 
@@ -90,7 +90,7 @@ class Worker:
             if action == "health_check":
                 return await self.health(client)
             if action == "model_check":
-                return await self._model_check(client)
+                return await self._model_check(client, name, given.get("deep") is True)
             if action == "volume_explore":
                 return {"status": "success", "folders": await client.model_files()}
             return await self._generator.video(client, name, asked_of(given), self._teller(job), together)
@@ -162,10 +162,11 @@ class Worker:
             "comfyui": host.get("system", {}).get("comfyui_version"),
         }
 
-    async def _model_check(self, client: AsyncClient) -> dict[str, Any]:
+    async def _model_check(self, client: AsyncClient, job: str, deep: bool) -> dict[str, Any]:
         state = await models.look(client, Template.load(self.settings.template).graph)
         found = {name: {"file": file, "available": name not in state.missing} for name, file in state.needed.items()}
-        return {"status": "success", "complete": state.complete, "models": found, "nodes_missing": state.missing_nodes}
+        told = {"status": "success", "complete": state.complete, "models": found, "nodes_missing": state.missing_nodes}
+        return told | {"model_info": {"models_available": state.available}, "details": await models.details(client, job, deep)}
 
     def _teller(self, job: Mapping[str, Any]) -> Callable[[Progress], None] | None:
         if self._update is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,8 @@ DEMO, OF_THE_DEMO = "MultiTalkDemoModel", ("multitalk", "wan21", "wav2vec", "vae
 SHOW = "PreviewAny"  # takes anything, so that a loader has somebody to load for
 LISTENER = "MultiTalkWav2VecLoader"
 PLAIN, LONGEST_NAME = re.compile(r"[\w-]{1,100}", re.ASCII), 100
+CHECK = "MultiTalkModelCheck"
+SECONDS, DEEP_SECONDS = 60.0, 1800.0  # for it
 COMPONENTS = ("wan_i2v", "audio_encoder", "feature_extractor")
 
 
@@ -126,6 +130,32 @@ async def is_loaded(client: AsyncClient, graph: Prompt) -> bool:
     except ClientError:
         return False
     return known == "ended" and entry["status"]["status_str"] == "success"
+
+
+async def details(client: AsyncClient, job: str, deep: bool) -> dict[str, Any]:
+    """What the pack's own node finds in ComfyUI's folders, whether or not a template needs it: {} if this ComfyUI does not have it.
+
+    Args:
+        deep: compares hashes, which takes minutes.
+    """
+    if CHECK not in await client.object_info(CHECK):
+        return {}
+    prompt = {
+        "check": {"class_type": CHECK, "inputs": {"deep": deep, "size": "multitalk-480", "seconds": 10.0}},
+        "told": {"class_type": SHOW, "inputs": {"source": ["check", 1]}},
+        "facts": {"class_type": SHOW, "inputs": {"source": ["check", 2]}},
+    }
+    number = id_of("model_check", job)
+    try:
+        await client.run(prompt, number, timeout=DEEP_SECONDS if deep else SECONDS)
+        _, entry = await client.look(number)
+        told, facts = ("".join(entry["outputs"][name]["text"]) for name in ("told", "facts"))
+        return json.loads(told) | {"diagnostics": facts.splitlines()}
+    except ClientError as error:  # most often ComfyUI is busy with a video: what was found without it is an answer, too
+        return {"error": str(error)}
+    finally:
+        with suppress(ClientError):
+            await client.forget(number)
 
 
 def warm_up(graph: Prompt) -> Prompt:

@@ -171,6 +171,30 @@ def test_a_half_made_environment_is_made_again(tools, tmp_path, monkeypatch):
     assert made == [folder, folder]
 
 
+def test_a_command_runs_here_or_where_its_packages_are(tools, tmp_path, monkeypatch, capsys):
+    """What is said meanwhile does not mix with what the command says."""
+    environment = tools["environment"]
+    monkeypatch.setenv("MULTITALK_CACHE", str(tmp_path))
+    monkeypatch.setenv("COMFYUI_PATH", str(fake_comfyui(tmp_path / "comfyui")))
+    monkeypatch.setattr(environment, "make", lambda folder, host, step: None)
+    assert environment.python_with("json", "pytest") is None and environment.python_there() is None
+    python = environment.python_with("json", "no_such_package")
+    assert python.is_relative_to(tmp_path) and capsys.readouterr().out == ""
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (python.parents[1] / environment.STAMP).touch()
+    assert environment.python_there() == python
+
+
+def test_looking_for_a_comfyui_fetches_none(tools, tmp_path, monkeypatch):
+    host = tools["host"]
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.delenv("MULTITALK_COMFYUI", raising=False)
+    assert host.comfyui_here(tmp_path, tmp_path) is None and list(tmp_path.iterdir()) == []
+    fake_comfyui(tmp_path / f"comfyui-{host.DEFAULT}")
+    assert host.comfyui_here(tmp_path, tmp_path).version == "9.8.7"
+
+
 def test_a_failed_command_names_step_log_and_way_out(tools, tmp_path):
     steps = tools["steps"]
     command = [sys.executable, "-c", "print('the last words'); raise SystemExit(3)"]

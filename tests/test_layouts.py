@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import struct
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from multitalk_nodes.multitalk_core.gguf_files import BLOCKS, unpack
 from multitalk_nodes.multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError
@@ -110,29 +113,6 @@ def test_packed_weights_compute_in_the_models_precision(comfy, tmp_path, dtype):
     assert made.dtype == dtype and distance(made.float(), layer(x)) < 0.01
 
 
-def test_a_scale_of_an_odd_shape_is_refused(comfy, tmp_path):
-    from safetensors.torch import save_file
-
-    from multitalk_nodes.comfy_bridge.weights import load_weights
-
-    tensors = layouts.SAFETENSORS["Kijai fp8_e4m3fn scaled"][0](layouts.weights())
-    tensors["blocks.1.audio_cross_attn.proj.scale_weight"] = torch.ones(3)
-    save_file(tensors, tmp_path / "infinitetalk.safetensors")
-    with pytest.raises(WeightsError, match=r"blocks.1.audio_cross_attn.proj.weight.* has a scale of shape \[3\]"):
-        load_weights(str(tmp_path / "infinitetalk.safetensors"), "infinitetalk")
-
-
-def test_whole_numbers_without_a_scale_are_refused(comfy, tmp_path):
-    from safetensors.torch import save_file
-
-    from multitalk_nodes.comfy_bridge.weights import load_weights
-
-    key = "blocks.0.audio_cross_attn.proj.weight"
-    save_file(layouts.weights() | {key: torch.zeros(256, 256, dtype=torch.int8)}, tmp_path / "infinitetalk.safetensors")
-    with pytest.raises(WeightsError, match=f"'{key}' is stored as int8.*fp16"):
-        load_weights(str(tmp_path / "infinitetalk.safetensors"), "infinitetalk")
-
-
 SIZES = {"dim": 5120, "token_dim": 768, "intermediate": 512, "audio_features": 12 * 768, "context_tokens": 32}  # the published ones
 
 
@@ -191,15 +171,142 @@ def test_a_model_that_is_loaded_in_part_computes_the_same(comfy, tmp_path, layou
     from multitalk_nodes.comfy_bridge.weights import load_weights
 
     patcher = load_weights(str(file_of(tmp_path, layout)), NAME).patcher
-    whole = outputs(patcher.model)
-    cpu = torch.device("cpu")
-    for budget in (1, patcher.model_size() // 2, 0):  # bytes; 0 is all
-        patcher.load(cpu, lowvram_model_memory=budget)
+    true = outputs(patcher.model)
+    cpu, loaded = torch.device("cpu"), []
+    for options in ({"full_load": True}, {"lowvram_model_memory": patcher.model_size() // 2}, {"lowvram_model_memory": 1}):
+        patcher.load(cpu, **options)
+        loaded.append(sum(hasattr(m, "comfy_patched_weights") for m in patcher.model.modules()))
         made = outputs(patcher.model)
-        assert all(torch.equal(one, other) for one, other in zip(made, whole, strict=True))
-        patcher.partially_unload(cpu, patcher.model_size())
-        made = outputs(patcher.model)
-        assert all(torch.equal(one, other) for one, other in zip(made, whole, strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(made, true, strict=True))
         patcher.detach()
-    dtypes = {parameter.dtype for parameter in patcher.model.parameters()}
-    assert torch.float64 not in dtypes and (layout != "fp16 throughout" or dtypes == {torch.float16})
+    modules = sum(bool(list(m.parameters(recurse=False))) for m in patcher.model.modules())
+    assert loaded[0] == modules and 0 < loaded[1] < modules and loaded[2] == 0
+
+
+@pytest.mark.parametrize("layout", ["MeiGen fp32", "fp16 throughout", "Kijai fp8_e4m3fn scaled", "MeiGen int8, merged with WAN", "Q4_K"])
+def test_layers_that_core_makes_without_weights_get_all_of_them(comfy, tmp_path, layout, monkeypatch):
+    """Under dynamic VRAM core's Linear begins empty, and core would fill what it finds missing with zeros."""
+    import comfy.memory_management
+
+    from multitalk_nodes.comfy_bridge.weights import build_weights, load_weights
+    from multitalk_nodes.multitalk_core.families import MULTITALK
+    from multitalk_nodes.multitalk_core.gguf_files import map_gguf
+    from multitalk_nodes.multitalk_core.weight_files import read_header
+
+    path = file_of(tmp_path, layout)
+    true = outputs(load_weights(str(path), NAME).adapter)
+    header = read_header(path) if layout in layouts.GGUF else None
+    tensors = map_gguf(path, header, lambda key: True) if header else load_file(path)
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    adapter = build_weights(tensors, NAME, MULTITALK, header=header).adapter
+    monkeypatch.undo()
+    made = outputs(adapter)
+    assert all(torch.equal(one, other) for one, other in zip(made, true, strict=True))
+
+
+def refusal(folder, tensors):
+    from multitalk_nodes.comfy_bridge.weights import load_weights
+
+    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / "infinitetalk.safetensors")
+    with pytest.raises(WeightsError) as error:
+        load_weights(str(folder / "infinitetalk.safetensors"), "infinitetalk")
+    return str(error.value)
+
+
+LAYER = "blocks.1.audio_cross_attn.proj"
+
+
+def scaled_file(**changes):
+    tensors = layouts.SAFETENSORS["Kijai fp8_e4m3fn scaled"][0](layouts.weights())
+    return tensors | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({f"{LAYER}.scale_weight": torch.ones(3)}, r"has a scale of shape \[3\]; one number, or one a row"),
+        ({f"{LAYER}.scale_weight": torch.ones(1, 256)}, r"has a scale of shape \[1, 256\]"),
+        ({"blocks.0.norm_x.scale_weight": torch.ones(256)}, r"norm_x.weight' of shape \[256\] has a scale of shape \[256\]"),
+        ({f"{LAYER}.scale_weight": None}, rf"'{LAYER}.weight' has no scale, where others of the file have"),
+        ({f"{LAYER}.weight_scale_inv": torch.ones(())}, "neither a weight of MultiTalk's nor a scale that is known"),
+        ({f"{LAYER}.weight.scale": torch.ones(())}, "neither a weight of MultiTalk's nor a scale that is known"),
+        ({f"{LAYER}.scale_bias": torch.ones(())}, "neither a weight of MultiTalk's nor a scale that is known"),
+        ({f"{LAYER}.weight": torch.zeros(256, 256, dtype=torch.int16)}, r"is stored as int16.*fp16"),
+        ({f"{LAYER}.comfy_quant": b'{"format": "int8_tensorwise", "convrot": true}'}, "in a way that is not known here"),
+        ({f"{LAYER}.comfy_quant": b'{"format": "nvfp4"}'}, "in a way that is not known here"),
+        ({f"{LAYER}.comfy_quant": b"nothing"}, "in a way that is not known here"),
+    ],
+)
+def test_what_would_load_as_noise_is_refused(comfy, tmp_path, change, told):
+    tensors = scaled_file()
+    for key, value in change.items():
+        if value is None:
+            del tensors[key]
+        else:
+            tensors[key] = torch.tensor(list(value), dtype=torch.uint8) if isinstance(value, bytes) else value
+    assert re.search(told, refusal(tmp_path, tensors))
+
+
+def test_a_file_named_as_the_other_container_is_told_its_name(comfy, tmp_path):
+    from multitalk_nodes.comfy_bridge.weights import load_weights
+
+    layouts.write(tmp_path / "a", "fp16 throughout")
+    (tmp_path / "a").rename(tmp_path / "infinitetalk.gguf")
+    with pytest.raises(WeightsError, match="is a safetensors file by its contents. Rename it to .safetensors"):
+        load_weights(str(tmp_path / "infinitetalk.gguf"), "infinitetalk.gguf")
+
+
+def gguf_with(path, extra, kinds):
+    """A good Q8_0 file, and more tensors."""
+    writer = gguf.GGUFWriter(path, "wan")
+    for key, tensor in (layouts.weights() | extra).items():
+        kind = kinds.get(key)
+        if kind is None:
+            writer.add_tensor(key, tensor.half().numpy())
+        else:
+            data = tensor.numpy() if kind in ("Q3_K", "I32") else layouts.packed(tensor.numpy()[None], kind)[0]
+            writer.add_tensor(key, data, raw_dtype=gguf.GGMLQuantizationType[kind])
+    for part in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        part()
+
+
+def test_what_a_gguf_file_holds_beside_our_weights_does_not_matter(comfy, tmp_path):
+    from multitalk_nodes.comfy_bridge.weights import load_weights
+
+    extra = {"blocks.0.self_attn.q.weight": torch.zeros(2, 110, dtype=torch.uint8), "steps": torch.zeros(3, dtype=torch.int32)}
+    extra["blocks.0.audio_cross_attn.q_linear.bias"] = layouts.weights()["blocks.0.audio_cross_attn.q_linear.bias"]
+    kinds = {"blocks.0.self_attn.q.weight": "Q3_K", "steps": "I32", "blocks.0.audio_cross_attn.q_linear.bias": "Q8_0"}
+    gguf_with(tmp_path / "infinitetalk.gguf", extra, kinds)
+    adapter = load_weights(str(tmp_path / "infinitetalk.gguf"), "infinitetalk").adapter
+    assert distance(outputs(adapter)[1], outputs(reference())[1]) < 0.02
+
+
+def test_a_block_format_of_our_weights_that_is_not_known_is_named_with_those_that_are(comfy, tmp_path):
+    from multitalk_nodes.comfy_bridge.weights import load_weights
+
+    key = "blocks.0.audio_cross_attn.proj.weight"
+    gguf_with(tmp_path / "infinitetalk.gguf", {key: torch.zeros(256, 110, dtype=torch.uint8)}, {key: "Q3_K"})
+    with pytest.raises(WeightsError, match=f"'{key}' is stored as Q3_K; known are F32, F16, BF16, Q8_0, .*Q6_K"):
+        load_weights(str(tmp_path / "infinitetalk.gguf"), "infinitetalk")
+
+
+@pytest.mark.parametrize("layout", ["Kijai fp8_e4m3fn scaled", "Q4_K"])
+def test_a_damaged_header_with_all_of_its_data_is_loaded_or_refused(comfy, tmp_path, layout):
+    """200 files with one to three bytes of the header changed."""
+    from multitalk_nodes.comfy_bridge.weights import load_weights
+    from multitalk_nodes.multitalk_core.weight_files import read_header
+
+    path, random_, loaded = file_of(tmp_path, layout), random.Random(11), 0
+    whole = path.read_bytes()
+    end = min(entry.start for entry in read_header(path).tensors.values())
+    for _ in range(200):
+        data = bytearray(whole)
+        for _ in range(random_.randint(1, 3)):
+            data[random_.randrange(end)] = random_.randrange(256)
+        path.write_bytes(data)
+        try:
+            load_weights(str(path), NAME)
+            loaded += 1
+        except WeightsError:
+            pass
+    assert loaded < 200

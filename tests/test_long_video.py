@@ -90,6 +90,41 @@ def test_a_video_that_was_stopped_at_any_step_goes_on_to_the_same_bits(video, wh
     assert f"{finished} clips were finished before" in report or not finished
 
 
+@pytest.mark.parametrize("name", ["ours", "EasyCacheNode"])
+def test_with_a_step_cache_every_clip_begins_anew(video, tmp_path, name):
+    """A video that was stopped after its first clip knows nothing of it, and goes on to the same bits."""
+    import comfy.model_management
+    import comfy_extras.nodes_easycache
+
+    from multitalk_nodes.comfy_bridge.step_cache import cache_steps
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+    from multitalk_nodes.multitalk_core.step_cache import TABLES, Rule
+
+    model = video.backend.model
+    if name == "ours":
+        model = cache_steps(model, Rule(9.0, TABLES["none"], first_steps=1))
+    else:
+        model = getattr(comfy_extras.nodes_easycache, name).execute(model, 3.0, 0.0, 1.0, False)[0]
+    two_clips = plan_shots(13, [], CLIP, 5)
+    cached = replace(video, shots=two_clips, backend=replace(video.backend, model=model, sigmas=sigmas(4, 3.0)))
+    calls = []
+    with model.model.diffusion_model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1)):
+        whole, _ = make(cached, tmp_path)
+    assert 2 <= len(calls) < 8
+    told = []
+
+    def stop(line):
+        told.append(line)
+        if sum("step" in line for line in told) == 5:
+            comfy.model_management.interrupt_current_processing()
+
+    (tmp_path / "again").mkdir()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        make(cached, tmp_path / "again", stop)
+    again, report = make(cached, tmp_path / "again")
+    assert again == whole and "clips were finished before" in report
+
+
 def test_shots_are_videos_of_their_own(video, tmp_path):
     from multitalk_nodes.multitalk_core.windows import plan_clips
 

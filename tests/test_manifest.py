@@ -43,6 +43,13 @@ def test_every_preset_has_all_six_kinds():
         assert {entry.kind for entry in preset.files} == {"multitalk", "wan21", "wav2vec", "vae", "clip", "text_encoder", "lora"}
 
 
+def test_readme_and_docs_tell_every_set_with_its_size():
+    told = (ROOT / "docs" / "models.md").read_text()
+    for name, preset in SHIPPED.presets.items():
+        assert any(f"| `{name}` |" in line and line.endswith(f"| {preset.told} |") for line in told.splitlines()), name
+    assert f"{SHIPPED.presets['all'].bytes / GB:.0f} GB" in (ROOT / "README.md").read_text()
+
+
 def test_hashes_are_hashes_and_only_those_seen_at_the_source_are_confirmed():
     for entry in SHIPPED.files.values():
         assert entry.sha256 is None or (len(entry.sha256) == 64 and set(entry.sha256) <= set("0123456789abcdef")), entry.name

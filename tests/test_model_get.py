@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -115,7 +114,7 @@ def test_a_killed_run_goes_on_with_what_it_left(tmp_path, hub, models, get):
     running = subprocess.Popen(command(tmp_path, [entry(VAE)]), env=variables(hub), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while len(hub.downloads()) < 2:
         time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
+    running.kill()
     running.communicate()
     assert files_in(models) == set()
     left = sum(part.stat().st_size for part in models.rglob("*.part"))

@@ -157,6 +157,20 @@ def test_core_audio_encoder_and_core_sampler_work_in_place_of_ours(server, input
     assert video_of(server, ksampler).shows_something()
 
 
+def test_step_caches_of_ours_and_of_core_reuse_evaluations(server, inputs):
+    ours = Graph(frames=9, steps=8).set("sample", audio_scale=2.0)
+    plain = video_of(server, ours).frames
+    ours["cache"] = node("MultiTalkStepCache", model=["clip", 0], threshold=0.5, table="none", first_steps=2, last_steps=0)
+    cached = video_of(server, ours.set("sample", model=["cache", 0]))
+    assert cached.shows_something() and not np.array_equal(cached.frames, plain)
+    reused, asked = map(int, re.findall(r"Step Cache: (\d+) of (\d+) evaluations were reused", server.log_tail(50))[-1])
+    assert 0 < reused < asked == 16
+    core = Graph(frames=9, steps=8).set("clip", model=["cache", 0])
+    core["cache"] = node("EasyCache", model=["demo", 0], reuse_threshold=0.5, start_percent=0.15, end_percent=0.95, verbose=False)
+    assert video_of(server, core).shows_something()
+    assert int(re.findall(r"EasyCache - skipped (\d+)/8 steps", server.log_tail(50))[-1]) > 0
+
+
 def test_the_infinitetalk_family_holds_the_first_frame_to_the_picture(server, inputs):
     from PIL import Image
 

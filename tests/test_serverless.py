@@ -77,6 +77,10 @@ def test_health_and_models_and_the_volume(worker, server):
     assert answered(worker, {"action": "health"})["status"] == "healthy"
     check = answered(worker, {"action": "model_check"})
     assert check["complete"] is True and check["models"]["vae"]["available"]
+    assert check["model_info"]["models_available"] == needed
+    found = check["details"]  # of the folders, whatever the template needs
+    assert found["complete"] is False and found["models"]["clip"]["state"] == "missing" and found["deep"] is False
+    assert any(line.startswith("ComfyUI") for line in found["diagnostics"]) and str(server.base) not in json.dumps(check)
     (server.base / "models" / "loras" / "style.safetensors").write_bytes(b"x" * 10)
     folders = answered(worker, {"action": "volume_explore"})["folders"]
     assert folders["loras"]["style.safetensors"] == 10 and "custom_nodes" not in folders and str(server.base) not in json.dumps(folders)

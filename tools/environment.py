@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .host import DEFAULT, OLDEST, PINNED_COPY, Host, find_comfyui, pinned
+from .host import DEFAULT, OLDEST, PINNED_COPY, Host, comfyui_here, find_comfyui, pinned
 from .steps import Step, StepFailed, locked
 from .venvs import clean_variables, make_venv, python_of
 
@@ -69,6 +69,18 @@ def prepare() -> Environment:
                 make(folder, host, step)
     step.say(f"ready in {folder}")
     return Environment(host, folder, goldens_folder())
+
+
+def found_comfyui() -> Host | None:
+    """A ComfyUI that is there; none is fetched."""
+    return comfyui_here(ROOT, cache_folder())
+
+
+def python_there() -> Path | None:
+    """The environment's Python, if both are there; nothing is made."""
+    host = found_comfyui()
+    folder = cache_folder() / environment_name(host, Step(STEP)) if host else None
+    return python_of(folder) if folder and is_complete(folder) else None
 
 
 def python_with(*packages: str) -> Path | None:

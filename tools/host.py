@@ -59,6 +59,14 @@ def find_comfyui(root: Path, cache: Path) -> Host:
     return host
 
 
+def comfyui_here(root: Path, cache: Path) -> Host | None:
+    """The one that find_comfyui finds, if nothing has to be fetched for it."""
+    wanted = os.environ.get("MULTITALK_COMFYUI")
+    found = _from_variable(Step(STEP)) or (None if wanted else _around(root))
+    copy = cache / f"comfyui-{wanted or DEFAULT}"
+    return found or (Host(copy, version_of(copy), PINNED_COPY) if is_comfyui(copy) else None)
+
+
 def is_comfyui(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfy").is_dir() and (path / "comfyui_version.py").is_file()
 

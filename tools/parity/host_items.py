@@ -32,6 +32,7 @@ from ...multitalk_core.sizes import fit_picture
 from ...multitalk_core.speakers import check_places, ref_target_masks, source_masks, token_masks
 from ...multitalk_core.voices import Voices
 from ...multitalk_core.windows import plan_clips, plan_shots
+from .cache_items import cached_clip, with_step_cache
 from .core_items import speakers_at, weights_of
 from .goldens import Check, Goldens, compare
 from .recorded import Latents, RecordedBackend, RecordingGuider, StubVAE, clip_output, evaluate, known_frames, prompt, wan_of
@@ -103,19 +104,15 @@ def item_12(g: Goldens) -> Iterator[Check]:
     yield from _trajectories(g, "12")
 
 
-def item_11(g: Goldens) -> Iterator[Check]:
-    yield Check("11", "teacache decisions", 0.0, 0.0, "until the step cache exists", pending=True)
-
-
 def _trajectories(g: Goldens, number: str) -> Iterator[Check]:
     model = wan_of(g)
     weights = {family: weights_of(g, family) for family in FAMILIES}
     for name, case in g.item(number)["cases"].items():
-        if case["teacache"]:
-            yield Check(number, name, 0.0, 0.0, "until the step cache exists", pending=True)
-            continue
-        run = _Run(g, number, name, case, model, weights[case["family"]])
+        network = with_step_cache(wan_of(g, case["weights_override"]), case) if case["teacache"] else model
+        run = _Run(g, number, name, case, network, weights[case["family"]])
         yield from run.inputs()
+        if case["teacache"]:
+            yield from cached_clip(run)
         yield from run.forced()
         yield from run.whole_video()
         yield from run.long_video()
@@ -184,6 +181,15 @@ class _Run:
         for clip, recorded in zip(plan, self.case["clips"], strict=True):
             yield from self._clip(backend, clip, recorded, plan, kept)
         yield from self._length(plan, torch.cat(kept))
+
+    def sampled(self) -> tuple[list[Tensor], Tensor]:
+        """The first clip by the product's loop: its latent before every step, and at its end."""
+        before: list[Tensor] = []
+        backend = replace(self._backend(), callback=lambda step, denoised, x, total: before.append(x[0].clone()))
+        clip = plan_clips(self.case["frame_num"], self.case["frame_num"], self.case["motion_frame"])
+        tracks = [self.g[reference] for reference in self.case["full_embeddings"]]
+        list(generate(backend, FAMILIES[self.case["family"]], clip, self._source, tracks, self.case["seed"], 0.0))
+        return before, self.latents.to_model(backend.denoised[0])[0]
 
     def long_video(self) -> Iterator[Check]:
         """Several clips as MultiTalk Long Video makes them: motion frames go through the job's files, pictures through a video file."""

@@ -21,10 +21,11 @@ from ...multitalk_core.generate import Condition, clip_seed
 from .goldens import Goldens
 
 
-def wan_of(g: Goldens) -> Any:
-    """The set's WAN model through ComfyUI's own loader, in float32."""
+def wan_of(g: Goldens, override: dict[str, dict[str, Any]] | None = None) -> Any:
+    """The set's WAN model through ComfyUI's own loader, in float32; `override` names tensors that a run had in place of the set's."""
     model = g.params["model"]
     tensors = {key: value for name in model["weights"]["base"] for key, value in g.file(name).items()}
+    tensors |= {key: g[reference] for key, reference in (override or {}).items()}
     told = ("num_heads", "text_dim", "freq_dim", "eps", "qk_norm", "cross_attn_norm")  # what tensors do not tell
     shape = {key: model["wan"][key] for key in told}
     metadata = {"config": json.dumps({"transformer": shape})}

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from . import core_items, host_items
+from . import cache_items, core_items, host_items
 from .goldens import Check, Goldens
 
 ITEMS: dict[str, Callable[[Goldens], Iterable[Check]]] = {
@@ -28,7 +28,7 @@ ITEMS: dict[str, Callable[[Goldens], Iterable[Check]]] = {
     "08": core_items.item_08,
     "09": core_items.item_09,
     "10": partial(core_items.plans, number="10"),
-    "11": host_items.item_11,
+    "11": cache_items.item_11,
     "12": host_items.item_12,
     "13": core_items.item_13,
     "14": partial(core_items.embeddings, number="14"),
