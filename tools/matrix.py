@@ -234,7 +234,7 @@ def surroundings() -> dict[str, str]:
     date = datetime.now(timezone.utc).date().isoformat()
     return {
         "date": date,
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores, no GPU used",
+        "system": f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPU cores, no GPU used",
     }
 
 
