@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 SCRIPT = "MeiGen-AI/MultiTalk@c1ad840 generate_multitalk.py"
 README = "MeiGen-AI/MultiTalk@c1ad840 README.md"
-SHIFTS = {"480": 7.0, "720": 11.0}  # SCRIPT, _validate_args(): sample_shift by size
+SHIFTS = {"multitalk-480": 7.0, "multitalk-720": 11.0}  # SCRIPT, _validate_args(): sample_shift by size
 LIGHTX2V = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
 FUSIONX = "Wan2.1_I2V_14B_FusionX_LoRA.safetensors"
 
@@ -31,8 +31,8 @@ class Preset:
     lora: str = ""  # that the numbers are for; at strength 1
 
     def shift_for(self, size: str) -> Number:
-        """size: "480" or "720"."""
-        return self.shift or Number(SHIFTS[size], f"{SCRIPT}, for multitalk-{size}")
+        """size: a key of SHIFTS."""
+        return self.shift or Number(SHIFTS[size], f"{SCRIPT}, for {size}")
 
     def explain(self, size: str) -> str:
         """A line for every number."""

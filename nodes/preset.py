@@ -22,7 +22,12 @@ class MultiTalkPreset(io.ComfyNode):
                     default="quality",
                     tooltip="quality: as published. balanced: with a step cache. turbo: with a distilled LoRA. draft: ten steps.",
                 ),
-                io.Combo.Input("size", options=list(SHIFTS), default="480", tooltip="The size class of the video: 480 or 720."),
+                io.Combo.Input(
+                    "size",
+                    options=list(SHIFTS),
+                    default="multitalk-480",
+                    tooltip="The size class of the video, as in MultiTalk Image Size.",
+                ),
             ],
             outputs=[
                 io.Int.Output(display_name="steps"),

@@ -21,15 +21,15 @@ def test_a_preset_is_the_published_numbers(name):
     preset = PRESETS[name]
     steps, at_480, at_720, text, audio, evaluations = PUBLISHED[name]
     assert (preset.steps.value, preset.text_scale.value, preset.audio_scale.value) == (steps, text, audio)
-    assert (preset.shift_for("480").value, preset.shift_for("720").value) == (at_480, at_720)
+    assert (preset.shift_for("multitalk-480").value, preset.shift_for("multitalk-720").value) == (at_480, at_720)
     assert len(branches(preset.text_scale.value, preset.audio_scale.value)) == evaluations
-    assert sigmas(int(preset.steps.value), preset.shift_for("480").value).shape == (steps + 1,)
+    assert sigmas(int(preset.steps.value), preset.shift_for("multitalk-480").value).shape == (steps + 1,)
     assert bool(preset.lora) == name.startswith("turbo")
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_number_says_where_it_comes_from(name):
-    told = PRESETS[name].explain("720")
+    told = PRESETS[name].explain("multitalk-720")
     for setting in ("steps", "shift", "text_scale", "audio_scale", "cache"):
         line = next(line for line in told.splitlines() if line.startswith(setting))
         assert len(line.partition(": ")[2]) > 3
@@ -40,7 +40,7 @@ def test_a_preset_drives_the_sampler_through_the_queue(server):
     graph = Graph(frames=5)
     graph["image"]["inputs"]["image"] = server.upload(SAMPLES / "face.png")
     graph["audio_1"]["inputs"]["audio"] = server.upload(SAMPLES / "voice_1.wav")
-    graph["preset"] = node("MultiTalkPreset", preset="turbo lightx2v", size="480")
+    graph["preset"] = node("MultiTalkPreset", preset="turbo lightx2v", size="multitalk-480")
     graph.set("sample", steps=["preset", 0], shift=["preset", 1], text_scale=["preset", 2], audio_scale=["preset", 3])
     graph["told"] = node("PreviewAny", source=["preset", 5])
     assert any("lightx2v" in str(output) for output in server.run(graph.prompt()).values())
