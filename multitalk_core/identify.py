@@ -187,6 +187,8 @@ def _text_encoder(tensors: Tensors) -> tuple[str, str | None]:
         return f"{words} words", f"is {which}, not umt5-xxl ({words} words, not {UMT5_WORDS}). Get {TEXT_FILE}."
     if width in OTHER_UMT5:
         return f"width {width}", f"is {OTHER_UMT5[width]}, not umt5-xxl. Get {TEXT_FILE}."
+    if any(key.endswith("token_embedding.weight") for key in tensors):  # ComfyUI comfy/sd.py, detect_te_model
+        return "", f"is umt5-xxl with WAN's own names for its tensors, which Load CLIP does not know. Get {TEXT_FILE}."
     return "", None
 
 

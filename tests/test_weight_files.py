@@ -176,6 +176,7 @@ def test_a_file_is_known_by_its_keys(tmp_path, name, tensors, kind, problem):
         ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight", (256384, 4096), None),
         ("enc.blk.0.attn_q.weight", "token_embd.weight", (256384, 4096), None),
         ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight", (32128, 4096), "is T5, not umt5-xxl"),
+        ("blocks.0.ffn.blocks.0.attn.q.weight", "token_embedding.weight", (256384, 4096), "which Load CLIP does not know"),
         ("enc.blk.0.attn_q.weight", "token_embd.weight", (32128, 4096), "is T5, not umt5-xxl"),
         ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight", (256384, 768), "is umt5-base, not umt5-xxl"),
     ],

@@ -132,7 +132,7 @@ def _wanted(names: list[str], manifest):
             raise StepFailed("models", f"there is no set '{name}', and no listed file of that name", advice)
         for entry in manifest.presets[name].files if name in manifest.presets else [manifest.files[name]]:
             files[entry.name] = entry
-    about = manifest.presets[names[0]].about if len(names) == 1 and names[0] in manifest.presets else f"{len(files)} files"
+    about = manifest.presets[names[0]].about if len(names) == 1 and names[0] in manifest.presets else "single files"
     return Preset(" ".join(names), about, tuple(files.values()))
 
 
