@@ -379,6 +379,39 @@ def test_first_and_last_steps_are_always_made(tiny, wan, weights):
     assert len(blocks.forwards) == 1, "the first step has nothing to reuse"
 
 
+def test_a_label_map_takes_the_last_steps_from_the_whole_schedule(tiny, wan, weights):
+    """Of ten steps the last two are made; step 3 is none of them, though sampling ends with it."""
+    from multitalk_nodes.comfy_bridge.label_map import watch_maps
+    from multitalk_nodes.multitalk_core.places import SpeakerError
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    model, latent = cached(patched(tiny, wan, weights), 9.0, last_steps=2), {"samples": tiny.known_latent()}
+
+    def watch(step):
+        return watch_maps(guide(tiny, model, weights, 1.0, 1.0), latent, sigmas(STEPS, SHIFT), "euler", SEED, 1, step)
+
+    for step in (1, 2, 9, 10):
+        assert watch(step)[0].shape[0] == 3
+    for step in (3, 8):
+        with pytest.raises(SpeakerError, match="with a step cache choose another step"):
+            watch(step)
+
+
+def test_a_network_called_outside_of_sampling_goes_past_the_cache(tiny, wan):
+    from comfy.patcher_extension import WrappersMP
+
+    from multitalk_nodes.comfy_bridge.step_cache import RUN, Run
+
+    wrappers = cached(wan, 9.0).wrappers
+    assert wrappers[WrappersMP.DIFFUSION_MODEL]
+    network, generator = wan.model.diffusion_model, torch.Generator().manual_seed(1)
+    x, text = torch.randn(1, 36, 3, 8, 12, generator=generator), torch.randn(1, 8, tiny.TEXT_DIM, generator=generator)
+    plain = network(x, torch.tensor([500.0]), text, transformer_options={})
+    for more in ({}, {RUN: Run(rule(9.0)), "sample_sigmas": torch.tensor([1.0, 0.5, 0.0])}):
+        for _ in range(2):
+            assert torch.equal(network(x, torch.tensor([500.0]), text, transformer_options={"wrappers": wrappers, **more}), plain)
+
+
 def test_a_second_node_replaces_the_first_and_zero_takes_it_away(tiny, wan, weights):
     model = patched(tiny, wan, weights)
     twice = cached(cached(model, 9.0), 9.0, first_steps=4)
