@@ -390,7 +390,7 @@ def test_a_label_map_takes_the_last_steps_from_the_whole_schedule(tiny, wan, wei
     def watch(step):
         return watch_maps(guide(tiny, model, weights, 1.0, 1.0), latent, sigmas(STEPS, SHIFT), "euler", SEED, 1, step)
 
-    for step in (1, 2, 9, 10):
+    for step in (2, 9):
         assert watch(step)[0].shape[0] == 3
     for step in (3, 8):
         with pytest.raises(SpeakerError, match="with a step cache choose another step"):
