@@ -66,6 +66,8 @@ def test(options: argparse.Namespace) -> int:
     if oldest:
         print(f"\nThe same environment with ComfyUI {oldest.host.version}, the oldest:", flush=True)
         test_code = oldest.run(["-m", "pytest", *SHORT]) or test_code
+    elif not options.more:
+        print(f"\nNot tested on the oldest ComfyUI, because this one was chosen: {made.host.found}.")
     if lint_code:
         print("ruff found problems: see above pytest's output, or run: python dev.py lint")
     return test_code or lint_code

@@ -24,5 +24,5 @@ def unsupported(version: str | None = None) -> str | None:
 def _version() -> str:
     try:
         return importlib.import_module("comfyui_version").__version__
-    except ImportError:  # as ComfyUI was before it had versions
+    except (ImportError, AttributeError):  # as ComfyUI was before it had versions
         return "one that does not tell its version"

@@ -1,5 +1,6 @@
 """The matrix of versions: which cells there are, when one has passed, and what the report says."""
 
+import contextlib
 import math
 import os
 import stat
@@ -82,10 +83,30 @@ def test_what_cannot_be_had_was_not_run_and_what_fails_does_not_stop_the_rest(ca
     assert [result.state for result in results] == ["failed", "not run", "failed"]
     assert "No such file" in results[0].said
     assert "no python3.13" in results[1].said
-    assert not list(cache.glob("matrix-*/"))
+    assert not [path for path in cache.glob("matrix-*") if path.is_dir()]
     text = report(results, SURROUNDINGS)
     assert "0 passed, 2 failed, 1 not run" in text
     assert text.count("not run: no python3.13") == 1
+
+
+def test_a_cell_is_compared_with_the_first_ones_frames(cache, monkeypatch):
+    """The environments and graphs are stand-ins here; the whole of it runs by hand."""
+    made = {"3.13": 100, "3.12": 100, "3.11": 101, "3.10": 160}  # grey of every frame
+
+    @contextlib.contextmanager
+    def environment(cell, *_):
+        yield cell.python
+
+    def run_graphs(cell, _python, result, _step):
+        frames = {name: np.full((2, 4, 4, 3), made[cell.python], np.uint8) for name in matrix.GRAPHS}
+        return frames | ({matrix.CONTROL: frames[matrix.GRAPHS[0]] + 50} if result.first else {})
+
+    monkeypatch.setattr(matrix, "_missing", lambda *_: None)
+    monkeypatch.setattr(matrix, "_environment", environment)
+    monkeypatch.setattr(matrix, "_run_graphs", run_graphs)
+    results = matrix.run_all([matrix.Cell(python=version) for version in made], dict.fromkeys(made), Step("test"))
+    assert [result.state for result in results] == ["passed", "passed", "failed", "failed"]
+    assert results[1].psnr == math.inf and results[2].psnr == pytest.approx(20 * math.log10(255))
 
 
 def test_a_run_that_is_broken_off_says_what_was_not_run(cache, monkeypatch):
@@ -112,10 +133,10 @@ def test_too_little_disk_is_said(cache, monkeypatch):
 def test_the_report_shows_what_was_installed_and_what_a_row_is_about():
     installed = dict.fromkeys(("transformers", "torch", "torchvision", "torchaudio", "numpy", "av"), "1.2") | {"Python": "3.13.9"}
     first = Result(matrix.Cell().asked, True, installed, "passed", "", None, 31.04, 100.0, 50.0)
-    other = Result(matrix.Cell(torch="2.6.0").asked, False, {**installed, "torch": "2.6.0"}, "passed", "", 55.55, None, 90.0, 40.0)
+    other = Result(matrix.Cell(torch="2.8.0").asked, False, {**installed, "torch": "2.8.0"}, "passed", "", 65.55, None, 90.0, 40.0)
     rows = [line for line in report([first, other], SURROUNDINGS).splitlines() if line.startswith("| 0")]
     assert rows == [
         "| 0.30.0 | 3.13.9 | 1.2 | 1.2 | 1.2 | 1.2 | 1.2 | 1.2 | passed | compared with | 100 s, 50 s |",
-        "| 0.30.0 | 3.13.9 | 1.2 | **2.6.0** | 1.2 | 1.2 | 1.2 | 1.2 | passed | 55.5 dB | 90 s, 40 s |",
+        "| 0.30.0 | 3.13.9 | 1.2 | **2.8.0** | 1.2 | 1.2 | 1.2 | 1.2 | passed | 65.5 dB | 90 s, 40 s |",
     ]
     assert "comes to 31.0 dB" in report([first, other], SURROUNDINGS).replace("\n", " ")

@@ -63,8 +63,8 @@ def comfyui_here(root: Path, cache: Path) -> Host | None:
     """The one that find_comfyui finds, if nothing has to be fetched for it."""
     wanted = os.environ.get("MULTITALK_COMFYUI")
     found = _from_variable(Step(STEP)) or (None if wanted else _around(root))
-    pinned = cache / f"comfyui-{wanted or DEFAULT}"
-    return found or (Host(pinned, version_of(pinned), "pinned copy") if is_comfyui(pinned) else None)
+    copy = cache / f"comfyui-{wanted or DEFAULT}"
+    return found or (Host(copy, version_of(copy), PINNED_COPY) if is_comfyui(copy) else None)
 
 
 def is_comfyui(path: Path) -> bool:

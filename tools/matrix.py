@@ -37,8 +37,9 @@ Frames: TypeAlias = "dict[str, np.ndarray]"  # a graph's name: its frames, [F, H
 NEWEST = "newest"
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 TRANSFORMERS = (NEWEST, "4.50.3")  # 4.50.3 is what ComfyUI asks for at least
-# pip's arguments: an older torch with the two that go with it, which all have wheels for the Pythons above
-TORCH = {NEWEST: ("-c", str(CONSTRAINTS)), "2.6.0": ("torch==2.6.0", "torchvision==0.21.0", "torchaudio==2.6.0")}
+# pip's arguments. Not older than this: with torch 2.6 and its Triton, comfy-kitchen, which ComfyUI 0.30 asks for, does not import without a
+# GPU. An older torch with the two that go with it, which all have wheels for the Pythons above
+TORCH = {NEWEST: ("-c", str(CONSTRAINTS)), "2.8.0": ("torch==2.8.0", "torchvision==0.23.0", "torchaudio==2.8.0")}
 GRAPHS = ("demo_one_speaker", "demo_two_speakers")  # what `dev.py demo` runs
 FRAMES = 41  # of a clip, instead of 101: a cell's run takes less than a minute
 SAMPLES = ("face.png", "two_faces.png", "voice_1.wav", "voice_2.wav")
@@ -46,6 +47,7 @@ CONTROL, SEED = "control", 2  # the first graph with another seed than its own, 
 GRAPH_LIMIT = 900.0  # seconds; 10 are usual on two idle cores
 SPACE = 9e9  # bytes of free disk that making an environment needs
 REPORT = ROOT / "docs" / "compatibility.md"
+BROKEN_OFF = "the run was broken off before"
 INSTALLED = f"""import importlib.metadata, json, platform
 print(json.dumps({{name: importlib.metadata.version(name) for name in {SHOWN}}} | {{"Python": platform.python_version()}}))"""
 REMEDY = "read the log; check the network, pip's package index and free disk space; then run the same command again."
@@ -85,7 +87,7 @@ def main() -> int:
         chosen = [cell for cell in chosen if cell == chosen[0] or any(text in cell.name for text in options.only)]
     with locked(cache_folder() / "matrix", step):
         results = run_all(chosen, found, step)
-    if not options.only:
+    if not options.only and not any(result.said == BROKEN_OFF for result in results):
         REPORT.write_text(report(results, surroundings()), encoding="utf-8")
         step.say(f"wrote {REPORT.relative_to(ROOT)}")
     return int(any(result.state != "passed" for result in results))
@@ -117,7 +119,7 @@ def interpreters() -> dict[str, Path]:
 
 def run_all(chosen: list[Cell], found: Mapping[str, Path], step: Step) -> list[Result]:
     """Cell after cell; one that fails does not stop the others, and Ctrl-C leaves the results that there are."""
-    results = [Result(cell.asked, first=cell is chosen[0], state="not run", said="the run was broken off before") for cell in chosen]
+    results = [Result(cell.asked, first=cell is chosen[0], state="not run", said=BROKEN_OFF) for cell in chosen]
     reference: Frames = {}
     with suppress(KeyboardInterrupt):
         for number, (cell, result) in enumerate(zip(chosen, results, strict=True), start=1):
@@ -148,7 +150,7 @@ def run_cell(cell: Cell, found: Mapping[str, Path], reference: Frames, result: R
         return frames
     except (StepFailed, ServerError, OSError, ValueError, subprocess.CalledProcessError) as error:
         step.say(f"{type(error).__name__}: {error}")
-        result.state, result.said = "failed", str(error).splitlines()[0]
+        result.state, result.said = "failed", (str(error) or type(error).__name__).splitlines()[0]
         return {}
 
 
@@ -163,8 +165,9 @@ def _missing(cell: Cell, found: Mapping[str, Path]) -> str | None:
 def _environment(cell: Cell, interpreter: Path, result: Result, step: Step) -> Iterator[Path]:
     """The cell's environment, there until the end of the block; its Python."""
     cache = cache_folder()
-    for old in cache.glob("matrix-*/"):  # of a run that was killed
-        shutil.rmtree(old, ignore_errors=True)
+    for old in cache.glob("matrix-*"):
+        if old.is_dir():  # of a run that was killed
+            shutil.rmtree(old, ignore_errors=True)
     folder = cache / f"matrix-{cell.name}"
     log = folder.with_name(f"{folder.name}.log")
     began = time.monotonic()
@@ -234,7 +237,7 @@ def surroundings() -> dict[str, str]:
     date = datetime.now(timezone.utc).date().isoformat()
     return {
         "date": date,
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores, no GPU used",
+        "system": f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPU cores, no GPU used",
     }
 
 

@@ -24,6 +24,7 @@ from .workflows import NO_VALUE, slots
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASED = ROOT / "tests" / "released"
+OF_CORE = ("sampler_name", "scheduler")  # their choices are ComfyUI's, and no promise of ours
 UPLOADS = ("image_upload", "audio_upload", "video_upload")  # a combo with one of these lists files
 
 
@@ -78,7 +79,7 @@ def _inputs(declared: Mapping[str, Any], kind: str) -> Iterator[tuple[str, dict[
             continue
         entry: dict[str, Any] = {"type": declared_type, "optional": kind == "optional"}
         entry |= {key: options[key] for key in ("default", "min", "max") if key in options}
-        if options.get("options") and not any(options.get(flag) for flag in UPLOADS):
+        if options.get("options") and name not in OF_CORE and not any(options.get(flag) for flag in UPLOADS):
             entry["choices"] = options["options"]
         yield name, entry
 
@@ -140,6 +141,23 @@ def _moved_widgets(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[s
     kept = new["widgets"][: len(old["widgets"])]
     if kept != old["widgets"] and set(old["widgets"]) <= set(new["widgets"]):  # what is gone was told already
         yield f"the editor stores values by place: its first widgets were {old['widgets']}, are now {kept}; put new ones behind"
+
+
+def replaced(
+    prompt: Mapping[str, Any], there: Mapping[str, Any], replacements: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """A prompt as ComfyUI makes it of one with nodes that are gone (app/node_replace_manager.py); outputs keep their places here."""
+    changed = dict(prompt)
+    for number, node in prompt.items():
+        if node["class_type"] in there or node["class_type"] not in replacements:
+            continue
+        by = replacements[node["class_type"]][0]
+        inputs = {
+            entry["new_id"]: entry["set_value"] if "set_value" in entry else node["inputs"][entry["old_id"]]
+            for entry in by["input_mapping"] or ()
+        }
+        changed[number] = {**node, "class_type": by["new_node_id"], "inputs": inputs}
+    return changed
 
 
 def _badly_replaced(old: Mapping[str, Any], now: Mapping[str, Any], replacement: Mapping[str, Any]) -> Iterator[str]:
