@@ -93,7 +93,7 @@ SEVERAL = f"""
 
 {HELP}"""
 DOWNLOADS = """The editor offers the missing files for download (they have 50 GB together). The settings are those of the distilled LoRA: \
-4 steps, shift 2, text_scale 1, audio_scale 2. For the best quality bypass the LoRA, and set 40 steps, shift 7, text_scale 5, audio_scale 4.
+4 steps, shift 5, text_scale 1, audio_scale 2. For the best quality bypass the LoRA, and set 40 steps, shift 7, text_scale 5, audio_scale 4.
 
 The video is as long as the voices, and goes on where it was when it is stopped and queued again."""
 
