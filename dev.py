@@ -48,6 +48,8 @@ SHORT = (
     "tests/test_pack.py",
     "tests/test_signatures.py",
     "tests/test_nodes.py::test_two_speakers_without_masks_get_the_halves_and_all_layouts_run",
+    "tests/test_step_cache.py::test_first_and_last_steps_are_always_made",
+    "tests/test_step_cache.py::test_a_reused_step_is_the_head_on_the_last_residual",
     "tests/test_workflows.py::test_it_makes_a_video[demo_one_speaker]",
 )
 

@@ -45,7 +45,7 @@ def main() -> int:
     from multitalk_nodes.tools.surroundings import surroundings
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"steps": options.steps, "audio_scale": options.audio_scale, "seed": options.seed}
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
     found = {"what": __doc__.splitlines()[0], **surroundings(), **settings, "videos": [], "rows": []}
     for kind, count in (("one", options.one), ("two", options.two)):
         for number in small(kind, count, options.seed):

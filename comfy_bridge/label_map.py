@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..multitalk_core.places import SpeakerError
 from .guider import MultiTalkGuider
 from .patches import RECORD
 from .sampling import sample_clip
+from .step_cache import RULE
 
 POSITIVE = 0  # of core's cond_or_uncond: the branch with prompt and voices
 
@@ -52,7 +53,10 @@ def watch_maps(
         raise SpeakerError(f"Block {block} and step {step} were asked for; the model has {blocks} blocks, and the schedule {steps} steps.")
     recorder = MapRecorder(block - 1, float(sigmas[step - 1]))
     watched = patcher.clone()
-    watched.model_options.setdefault("transformer_options", {})[RECORD] = recorder
+    options = watched.model_options.setdefault("transformer_options", {})
+    options[RECORD] = recorder
+    if (rule := options.get(RULE)) is not None:  # the last steps are those of the whole schedule, which is cut below
+        options[RULE] = replace(rule, last_steps=max(0, rule.last_steps - (steps - step)))
     guider.model_patcher, guider.model_options = watched, watched.model_options
     sample_clip(guider, latent, sigmas[: step + 1], sampler_name, seed)
     if recorder.maps is None or recorder.masks is None:

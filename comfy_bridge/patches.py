@@ -98,8 +98,8 @@ def motion_noise(shape: torch.Size, sigma: float, seed: int) -> Tensor:
 
 
 def options_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """transformer_options among a DIFFUSION_MODEL wrapper's arguments: a dictionary of this call's own."""
-    return next(a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "cond_or_uncond" in a)
+    """transformer_options among a DIFFUSION_MODEL wrapper's arguments: a dictionary of this call's own. The wrapper came out of it."""
+    return next(a for a in (*args, *kwargs.values()) if isinstance(a, dict) and "wrappers" in a)
 
 
 class _BringAudio:

@@ -6,6 +6,8 @@ A run's state is in that run's transformer_options and ends with it; a clip of a
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -22,6 +24,8 @@ from .patches import options_of
 
 RULE = KEY = "multitalk_step_cache"  # in transformer_options, where a job's key finds it; and of the wrappers
 RUN = "multitalk_step_cache_run"  # in a run's transformer_options
+NEEDED = (RUN, "sample_sigmas", "sigmas", "uuids", "cond_or_uncond")  # in transformer_options; else the network is called as it is
+SAME = 1e-5  # relative; levels nearer than this are one: samplers compute some of them by logarithms, and steps are 10 times that apart
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +52,29 @@ def cache_steps(model: comfy.model_patcher.ModelPatcher, rule: Rule) -> comfy.mo
 
 
 class Run:
-    """What one sampling run keeps."""
+    """What one sampling run keeps. Safe to ask from several threads, as ComfyUI has one for each GPU."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
+        self._lock = threading.Lock()
         self._branches: dict[Hashable, BranchCache] = {}
-        self._seen: dict[Hashable, int] = {}  # the step that each was asked in last
-        self.asked = self.reused = 0  # evaluations, each of one branch in one step
+        self._asked: dict[Hashable, tuple[int, float]] = {}  # the step and level that each was asked at last
+        self.asked = self.reused = 0  # evaluations, each of one branch
 
-    def branch(self, key: Hashable, step: int) -> BranchCache:
-        """A branch's state; what was not asked in the step before is forgotten, as windows that moved on are."""
-        self._seen[key] = step
-        self._seen = {k: last for k, last in self._seen.items() if last >= step - 1}
-        self._branches = {k: self._branches.get(k) or BranchCache(self._rule) for k in self._seen}
-        return self._branches[key]
+    def branch(self, key: Hashable, step: int, level: float) -> tuple[BranchCache, bool]:
+        """A branch's state, and whether it was last asked at this very level. What the step before did not ask for is forgotten."""
+        with self._lock:
+            again = key in self._asked and math.isclose(level, self._asked[key][1], rel_tol=SAME)
+            self._asked[key] = step, level
+            self._asked = {k: asked for k, asked in self._asked.items() if asked[0] >= step - 1}
+            self._branches = {k: self._branches.get(k) or BranchCache(self._rule) for k in self._asked}
+            return self._branches[key], again
+
+    def count(self, runs: list[bool]) -> None:
+        """Add a forward's evaluations: for each branch, whether its blocks must run."""
+        with self._lock:
+            self.asked += len(runs)
+            self.reused += runs.count(False)
 
 
 def _in_a_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +94,7 @@ def _in_a_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
 def _through_the_cache(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     """DIFFUSION_MODEL wrapper: every block of this forward is asked for through a _Forward."""
     options = options_of(args, kwargs)
-    if RUN in options and options.get("sample_sigmas") is not None:
+    if all(options.get(key) is not None for key in NEEDED):
         replaced = options.get("patches_replace", {})
         blocks = {("double_block", number): None for number in range(len(executor.class_obj.blocks))}
         others = replaced.get("dit", {})
@@ -102,14 +115,15 @@ class _Forward:
         self._run: Run = options[RUN]
         self._last = blocks - 1
         schedule = options["sample_sigmas"]
-        level = options["sigmas"].flatten()[0].to(schedule)
+        self._level = level = float(options["sigmas"].flatten()[0])
         self._steps = len(schedule) - 1
-        self._step = max(0, int((schedule >= level * (1 - 1e-6)).sum()) - 1)  # the last level that is not below this one
-        # the same conditioning is asked again for another window of a long latent, or with other blocks replaced (skip layer guidance)
+        self._step = max(0, int((schedule >= level * (1 - SAME)).sum()) - 1)  # the last level that is not below this one
+        # the same conditioning is asked again for another window of a long latent, with other blocks replaced (skip layer guidance),
+        # and, where it has an area, in place of another branch's (core's create_cond_with_same_area_if_none)
         window = tuple(getattr(options.get("context_window"), "index_list", ()))
         places = (window, tuple((name, id(function)) for name, function in others.items()))
-        self._keys = [(uuid, *places) for uuid in options["uuids"]]
-        self._entered: Tensor  # [B, N, C]
+        self._keys = [(uuid, branch, *places) for uuid, branch in zip(options["uuids"], options["cond_or_uncond"], strict=True)]
+        self._entered: list[Tensor] = []  # of each branch: [B, N, C]
         self._branches: list[BranchCache] = []
         self._run_blocks: list[bool] = []
 
@@ -123,20 +137,22 @@ class _Forward:
         return {"img": self._leave(x) if number == self._last else x}
 
     def _enter(self, x: Tensor, e0: Tensor) -> None:
-        self._entered = x
-        parts = e0.chunk(len(self._keys))
-        self._branches = [self._run.branch((*key, x.shape[1:]), self._step) for key in self._keys]
-        self._run_blocks = [branch.must_run(part, self._step, self._steps) for branch, part in zip(self._branches, parts, strict=True)]
-        self._run.asked += len(self._branches)
-        self._run.reused += self._run_blocks.count(False)
+        count = len(self._keys)
+        self._entered = list(x.chunk(count))
+        self._branches, self._run_blocks = [], []
+        for key, part in zip(self._keys, e0.chunk(count), strict=True):
+            branch, again = self._run.branch((*key, x.shape[1:]), self._step, self._level)
+            self._branches.append(branch)
+            self._run_blocks.append(branch.must_run(part, self._step, self._steps, again))
+        self._run.count(self._run_blocks)
 
     def _leave(self, x: Tensor) -> Tensor:
         """Keep what the blocks added, or add again what they added before."""
-        count = len(self._branches)
-        left = list(x.chunk(count))
-        for i, (branch, entered) in enumerate(zip(self._branches, self._entered.chunk(count), strict=True)):
+        left, entered = list(x.chunk(len(self._branches))), self._entered
+        self._entered = []  # it is large, and this object lives as long as the call's options
+        for i, branch in enumerate(self._branches):
             if self._run_blocks[i]:
-                branch.residual = left[i] - entered
+                branch.residual = left[i] - entered[i]
             elif branch.residual is not None:
-                left[i] = entered + branch.residual.to(entered)
+                left[i] = entered[i] + branch.residual.to(entered[i])
         return x if all(self._run_blocks) else torch.cat(left)

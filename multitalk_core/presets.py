@@ -38,6 +38,8 @@ class Preset:
         """A line for every number."""
         rows = {"steps": self.steps, "shift": self.shift_for(size), "text_scale": self.text_scale, "audio_scale": self.audio_scale}
         lines = [f"{name} {number.value:g}: {number.source}" for name, number in (rows | {"cache": self.cache}).items()]
+        if self.cache.value:
+            lines.append(f"table {size}: set MultiTalk Step Cache's table by hand, to the size chosen here")
         if self.lora:
             lines.insert(0, f"LoRA at strength 1, on the WAN model: {self.lora}")
         return "\n".join(lines)

@@ -51,17 +51,23 @@ class BranchCache:
         self._accumulated = 0.0
         self.residual: Tensor | None = None  # [B, N, C], of the last time that the blocks ran
 
-    def must_run(self, e0: Tensor, step: int, steps: int) -> bool:
+    def must_run(self, e0: Tensor, step: int, steps: int, again: bool = False) -> bool:
         """Whether the blocks must run in this step (counted from 0, of so many); else their residual is to be used again.
 
-        Source: MeiGen-AI/MultiTalk@c1ad840 wan/modules/multitalk_model.py, WanModel.forward().
+        Source: MeiGen-AI/MultiTalk@c1ad840 wan/modules/multitalk_model.py, WanModel.forward(), where every step has a level of its own.
+
+        Args:
+            again: the noise level is that of the last time. Then e0 tells nothing, as only the latent has changed, and the blocks run.
         """
-        distance = None if self._previous is None else relative_distance(e0, self._previous)
+        distance = None if again or self._previous is None else relative_distance(e0, self._previous.to(e0.device))
         self._previous = e0.clone()
-        return self.moved_too_far(distance, step, steps)
+        runs = self.moved_too_far(distance, step, steps)
+        if runs:
+            self.residual = None  # so that it does not stand beside the new one in memory
+        return runs
 
     def moved_too_far(self, distance: float | None, step: int, steps: int) -> bool:
-        """The decision itself, from the distance to the step before; None if there was none."""
+        """The decision itself, from the distance to the time before; None if there is none, which begins anew."""
         rule = self._rule
         if distance is not None and rule.first_steps <= step < steps - rule.last_steps:
             self._accumulated += rule.rescaled(distance)

@@ -113,7 +113,7 @@ class MultiTalkStepCache(io.ComfyNode):
                     min=0,
                     max=1000,
                     advanced=True,
-                    tooltip="Steps at the beginning that are always made. Published: 5, of 40.",
+                    tooltip="Steps (noise levels) at the beginning that are always made. Published: 5, of 40.",
                 ),
                 io.Int.Input(
                     "last_steps", default=0, min=0, max=1000, advanced=True, tooltip="Steps at the end that are always made. Published: 0."

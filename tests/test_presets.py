@@ -33,6 +33,7 @@ def test_every_number_says_where_it_comes_from(name):
     for setting in ("steps", "shift", "text_scale", "audio_scale", "cache"):
         line = next(line for line in told.splitlines() if line.startswith(setting))
         assert len(line.partition(": ")[2]) > 3
+    assert ("set MultiTalk Step Cache's table" in told and "table multitalk-720: " in told) == (name == "balanced")
     assert ("LoRA" in told.splitlines()[0]) == name.startswith("turbo")
 
 

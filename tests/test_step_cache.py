@@ -1,5 +1,6 @@
 """The step cache on ComfyUI's own WAN and samplers. Its numbers are in test_parity.py, items 06 and 11."""
 
+import contextlib
 import itertools
 import re
 
@@ -144,12 +145,10 @@ def test_each_branch_runs_its_blocks_by_the_published_rule(
             assert blocks.ran(branch) == expected
 
 
-@pytest.mark.parametrize(("text_scale", "audio_scale", "evaluations"), FORMS)
-def test_a_reused_step_is_the_head_on_the_last_residual(tiny, wan, weights, embeddings, threshold, text_scale, audio_scale, evaluations):
-    """Against an oracle without wrappers: the model's blocks are exchanged for ones that add what each branch's own blocks added last."""
-    steps = teacache(embeddings, threshold)
-    network = wan.model.diffusion_model
-    ours = run(tiny, guide(tiny, cached(patched(tiny, wan, weights), threshold), weights, text_scale, audio_scale))
+@contextlib.contextmanager
+def residuals_again(network, steps):
+    """An oracle without wrappers: the model's blocks are exchanged for ones that, but in these steps, add what each branch's (and
+    window's) own blocks added last."""
     forwards = [network.blocks[i].forward for i in range(2)]
     kept, entered, level = {}, {}, []
 
@@ -161,21 +160,31 @@ def test_a_reused_step_is_the_head_on_the_last_residual(tiny, wan, weights, embe
         return x if entered["skip"] else forwards[0](x, **kwargs)
 
     def second(x, **kwargs):
-        branches = kwargs["transformer_options"]["cond_or_uncond"]
-        parts = entered["x"].chunk(len(branches))
+        options = kwargs["transformer_options"]
+        window = tuple(getattr(options.get("context_window"), "index_list", ()))
+        names = [(branch, window) for branch in options["cond_or_uncond"]]
+        parts = entered["x"].chunk(len(names))
         if entered["skip"]:
-            return torch.cat([part + kept[branch] for branch, part in zip(branches, parts, strict=True)])
+            return torch.cat([part + kept[name] for name, part in zip(names, parts, strict=True)])
         x = forwards[1](x, **kwargs)
-        kept.update({branch: part - start for branch, part, start in zip(branches, x.chunk(len(branches)), parts, strict=True)})
+        kept.update({name: part - start for name, part, start in zip(names, x.chunk(len(names)), parts, strict=True)})
         return x
 
     network.blocks[0].forward, network.blocks[1].forward = first, second
     try:
-        expected = run(tiny, guide(tiny, patched(tiny, wan, weights), weights, text_scale, audio_scale))
+        yield kept
     finally:
         del network.blocks[0].forward, network.blocks[1].forward
-    assert torch.equal(ours, expected)
-    plain = run(tiny, guide(tiny, patched(tiny, wan, weights), weights, text_scale, audio_scale))
+
+
+@pytest.mark.parametrize(("text_scale", "audio_scale", "evaluations"), FORMS)
+def test_a_reused_step_is_the_head_on_the_last_residual(tiny, wan, weights, embeddings, threshold, text_scale, audio_scale, evaluations):
+    model = patched(tiny, wan, weights)
+    ours = run(tiny, guide(tiny, cached(model, threshold), weights, text_scale, audio_scale))
+    with residuals_again(wan.model.diffusion_model, teacache(embeddings, threshold)) as kept:
+        expected = run(tiny, guide(tiny, model, weights, text_scale, audio_scale))
+    assert torch.equal(ours, expected) and len(kept) == evaluations
+    plain = run(tiny, guide(tiny, model, weights, text_scale, audio_scale))
     assert (ours - plain).abs().max() > 1e-3, "reuse shows"
 
 
@@ -184,6 +193,119 @@ def test_a_cache_that_reuses_nothing_changes_no_bit(tiny, wan, weights, form):
     model = patched(tiny, wan, weights)
     plain = run(tiny, guide(tiny, model, weights, 4.0, 3.0))
     assert torch.equal(run(tiny, guide(tiny, cached(model, **form), weights, 4.0, 3.0)), plain)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "heunpp2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "res_multistep"])
+def test_it_changes_no_bit_of_any_sampler_either(tiny, wan, weights, sampler):
+    """Some ask a level twice, with another latent: the distance of 0 there says nothing of the latent."""
+    model = patched(tiny, wan, weights)
+    plain = run(tiny, guide(tiny, model, weights, 1.0, 1.0), sampler=sampler, steps=6)
+    assert torch.equal(run(tiny, guide(tiny, cached(model, 1e-9), weights, 1.0, 1.0), sampler=sampler, steps=6), plain)
+
+
+def with_sampler(model, function, noise, levels, positive, negative=None, text_scale=1.0):
+    """Sample with a sampler of the test's own, function(model, x, sigmas, extra_args)."""
+    import comfy.sample
+    import comfy.samplers
+
+    def plain(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return function(lambda x, sigma: model(x, sigma * x.new_ones(x.shape[0]), **extra_args), x, sigmas)
+
+    negative = positive if negative is None else negative
+    own = comfy.samplers.KSAMPLER(plain)
+    return comfy.sample.sample_custom(model, noise, text_scale, own, levels, positive, negative, 0 * noise, disable_pbar=True, seed=SEED)
+
+
+def test_levels_that_differ_by_rounding_are_one(tiny, wan, weights):
+    """Each level is asked just above, and again just below: the second time runs, and the first one is no step before it."""
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    def asks_twice(model, x, sigmas):
+        for sigma in sigmas[:-1]:
+            x = model(x, sigma * (1 + 3e-7))
+            x = model(x, sigma * (1 - 3e-7))
+        return x
+
+    positive, _ = tiny.conditionings(weights)
+    model = cached(patched(tiny, wan, weights), 9.0, first_steps=4)
+    with Blocks(wan) as blocks:
+        with_sampler(model, asks_twice, tiny.known_latent(), sigmas(STEPS, SHIFT), positive)
+    assert len(blocks.forwards) == 2 * 4 + (STEPS - 4)
+
+
+def test_a_latent_of_another_size_is_cached_by_itself(tiny, comfy):
+    """As samplers ask that begin small: every other step is of half the width."""
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    model = tiny.wan(model_type="t2v")
+    model.model.diffusion_model.time_projection[1].bias.data.add_(4.0)
+    seen = []
+
+    def two_sizes(model, x, sigmas):
+        for number, sigma in enumerate(sigmas[:-1]):
+            seen.append(model(x[..., : 6 if number % 2 else 12], sigma))
+        return x
+
+    positive, _ = tiny.prompts()
+    for threshold in (0.0, 1e-9, 9.0):
+        with_sampler(cached(model, threshold, first_steps=0), two_sizes, tiny.known_latent(), sigmas(4, SHIFT), positive)
+    plain, nothing, most = seen[:4], seen[4:8], seen[8:]
+    assert all(map(torch.equal, plain, nothing)) and [torch.equal(*pair) for pair in zip(plain, most, strict=True)] == [1, 1, 0, 0]
+
+
+def test_an_area_that_core_gives_to_both_branches_is_no_mix_of_them(tiny):
+    """Core copies a positive with an area to the negatives, mark and all, and fills it with the negative's text."""
+    import node_helpers
+
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    def euler(model, x, sigmas):
+        for now, following in itertools.pairwise(sigmas):
+            x = x + (x - model(x, now)) / now * (following - now)
+        return x
+
+    model = tiny.wan(model_type="t2v")
+    model.model.diffusion_model.time_projection[1].bias.data.add_(4.0)
+    positive, negative = tiny.prompts()
+    positive = node_helpers.conditioning_set_values(positive, {"area": (2, 8, 12, 0, 0, 0)})  # two of the three latent frames
+    with Blocks(model) as blocks:
+        with_sampler(cached(model, 9.0), euler, tiny.known_latent(), sigmas(STEPS, SHIFT), positive, negative, 4.0)
+    assert [len(blocks.ran(branch)) for branch in (0, 1)] == [2, 2 + 2], "the first steps: the positive; the negative and its copy"
+
+
+def test_what_the_step_before_did_not_ask_for_is_forgotten():
+    from multitalk_nodes.comfy_bridge.step_cache import Run
+
+    kept = Run(rule())
+    window, other = kept.branch("window", 0, 1.0)[0], kept.branch("other", 0, 1.0)[0]
+    assert kept.branch("window", 1, 0.9)[0] is window is not other
+    kept.branch("window", 2, 0.8)
+    assert kept.branch("other", 2, 0.8)[0] is not other
+    assert kept.branch("window", 2, 0.8) == (window, True)
+
+
+def test_branches_can_be_asked_in_several_threads(monkeypatch):
+    """As ComfyUI does with a thread for each GPU."""
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    from multitalk_nodes.comfy_bridge.step_cache import Run
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        kept = Run(rule())
+
+        def ask(thread):
+            own = {kept.branch((thread, key), 0, 1.0)[0] for _ in range(20) for key in range(20)}
+            kept.count([True] * 400)
+            return len(own)
+
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(ask, range(4))) == [20] * 4
+    finally:
+        sys.setswitchinterval(before)
+    assert kept.asked == 1600
 
 
 def test_together_or_one_by_one_gives_the_same_also_when_branches_disagree(tiny, wan, weights, threshold, monkeypatch):
@@ -257,6 +379,39 @@ def test_first_and_last_steps_are_always_made(tiny, wan, weights):
     assert len(blocks.forwards) == 1, "the first step has nothing to reuse"
 
 
+def test_a_label_map_takes_the_last_steps_from_the_whole_schedule(tiny, wan, weights):
+    """Of ten steps the last two are made; step 3 is none of them, though sampling ends with it."""
+    from multitalk_nodes.comfy_bridge.label_map import watch_maps
+    from multitalk_nodes.multitalk_core.places import SpeakerError
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    model, latent = cached(patched(tiny, wan, weights), 9.0, last_steps=2), {"samples": tiny.known_latent()}
+
+    def watch(step):
+        return watch_maps(guide(tiny, model, weights, 1.0, 1.0), latent, sigmas(STEPS, SHIFT), "euler", SEED, 1, step)
+
+    for step in (2, 9):
+        assert watch(step)[0].shape[0] == 3
+    for step in (3, 8):
+        with pytest.raises(SpeakerError, match="with a step cache choose another step"):
+            watch(step)
+
+
+def test_a_network_called_outside_of_sampling_goes_past_the_cache(tiny, wan):
+    from comfy.patcher_extension import WrappersMP
+
+    from multitalk_nodes.comfy_bridge.step_cache import RUN, Run
+
+    wrappers = cached(wan, 9.0).wrappers
+    assert wrappers[WrappersMP.DIFFUSION_MODEL]
+    network, generator = wan.model.diffusion_model, torch.Generator().manual_seed(1)
+    x, text = torch.randn(1, 36, 3, 8, 12, generator=generator), torch.randn(1, 8, tiny.TEXT_DIM, generator=generator)
+    plain = network(x, torch.tensor([500.0]), text, transformer_options={})
+    for more in ({}, {RUN: Run(rule(9.0)), "sample_sigmas": torch.tensor([1.0, 0.5, 0.0])}):
+        for _ in range(2):
+            assert torch.equal(network(x, torch.tensor([500.0]), text, transformer_options={"wrappers": wrappers, **more}), plain)
+
+
 def test_a_second_node_replaces_the_first_and_zero_takes_it_away(tiny, wan, weights):
     model = patched(tiny, wan, weights)
     twice = cached(cached(model, 9.0), 9.0, first_steps=4)
@@ -268,7 +423,7 @@ def test_a_second_node_replaces_the_first_and_zero_takes_it_away(tiny, wan, weig
     assert len(blocks.forwards) == STEPS
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "uni_pc"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "uni_pc"])
 def test_other_samplers_count_by_steps_not_by_evaluations(tiny, wan, weights, sampler):
     from multitalk_nodes.multitalk_core.schedule import sigmas
 
@@ -276,6 +431,16 @@ def test_other_samplers_count_by_steps_not_by_evaluations(tiny, wan, weights, sa
         latent = run(tiny, guide(tiny, cached(patched(tiny, wan, weights), 9.0, first_steps=4), weights, 1.0, 1.0), sampler=sampler)
     assert latent.isfinite().all()
     assert blocks.forwards and min(level for level, *_ in blocks.forwards) > float(sigmas(STEPS, SHIFT)[4])
+
+
+def test_of_two_evaluations_at_a_level_only_the_first_is_reused(tiny, wan, weights):
+    """Heun asks every level but the first for the step before as well: that counts as the level's own step."""
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    with Blocks(wan) as blocks:
+        run(tiny, guide(tiny, cached(patched(tiny, wan, weights), 9.0, first_steps=4), weights, 1.0, 1.0), sampler="heun")
+    levels = [round(float(level), 6) for level in sigmas(STEPS, SHIFT)]
+    assert blocks.ran(0) == levels[:1] + [level for level in levels[1:4] for _ in range(2)] + levels[4:-1]
 
 
 def test_what_replaces_blocks_is_kept_and_has_a_cache_of_its_own(tiny, wan, weights, threshold):
@@ -334,7 +499,7 @@ def test_cores_easycache_skips_whole_evaluations_beside_ours(tiny, wan, weights,
     assert counts[0] > counts[1] > counts[2] > 0
 
 
-def test_a_lora_and_a_context_window_keep_working(tiny, wan, weights, threshold):
+def test_a_lora_and_a_context_window_keep_working(tiny, weights, embeddings, threshold):
     """Windows of a long latent share a conditioning; each has a residual of its own."""
     from comfy import context_windows
 
@@ -351,12 +516,13 @@ def test_a_lora_and_a_context_window_keep_working(tiny, wan, weights, threshold)
         context_overlap=1,
         dim=2,
     )
+    listening.model_options["context_handler"].causal_window_fix = False  # so that all windows have as many frames
     plain = run(tiny, guide(tiny, listening, weights, 4.0, 1.0))
     assert torch.equal(run(tiny, guide(tiny, cached(listening, 1e-9), weights, 4.0, 1.0)), plain)
-    with Blocks(model) as blocks:
-        near = run(tiny, guide(tiny, cached(listening, threshold), weights, 4.0, 1.0))
-    assert 0 < len(blocks.ran(0)) < 2 * STEPS
-    assert near.isfinite().all()
+    near = run(tiny, guide(tiny, cached(listening, threshold), weights, 4.0, 1.0))
+    with residuals_again(model.model.diffusion_model, teacache(embeddings, threshold)) as kept:
+        assert torch.equal(near, run(tiny, guide(tiny, listening, weights, 4.0, 1.0)))
+    assert {window for _, window in kept} == {(0, 1), (1, 2)} and not torch.equal(near, plain)
 
 
 def test_a_model_without_plain_blocks_is_refused(comfy):
