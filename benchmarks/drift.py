@@ -6,7 +6,6 @@ Drawn faces at 64 × 64 pixels each, with colours matched to the source and not;
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import sys
@@ -40,11 +39,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    pack.register_pack()
-    pack.start_comfy()
+    from begin import begin
+
+    begin()
     from multitalk_nodes.tools.surroundings import surroundings
 
     found = {"what": __doc__.splitlines()[0], **surroundings(), "steps": options.steps, "seconds": options.seconds, "videos": []}

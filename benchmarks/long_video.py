@@ -44,11 +44,9 @@ def main() -> int:
         print(*map(told, found["runs"]), sep="\n")
         plot_if_asked(options, found)
         return 0
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    pack.register_pack()
-    pack.start_comfy()
+    from begin import begin
+
+    begin()
     if options.one:
         print(json.dumps(measure(int(options.one[0]), options.one[1], options.steps)))
         return 0

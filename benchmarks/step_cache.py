@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import itertools
 import json
 import sys
@@ -37,11 +36,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    pack.register_pack()
-    pack.start_comfy()
+    from begin import begin
+
+    begin()
     from multitalk_nodes.tools.surroundings import surroundings
 
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ the sound shifted, and with the voices of another clip; from the faces' boxes, a
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import sys
@@ -38,11 +37,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    pack.register_pack()
-    pack.start_comfy()
+    from begin import begin
+
+    begin()
     from multitalk_nodes.tools.surroundings import surroundings
 
     with tempfile.TemporaryDirectory(prefix="multitalk-sync-") as folder:

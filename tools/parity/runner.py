@@ -73,14 +73,13 @@ def run(folder: Path, only: list[str]) -> int:
         results.append(check)
         print(line(check), flush=True)
     failed = [c for c in results if not c.passed]
-    pending = sum(c.pending for c in results)
     seconds = time.perf_counter() - began
-    print(f"{len(results) - len(failed) - pending} inside tolerance, {len(failed)} outside, {pending} pending; {seconds:.1f} s")
+    print(f"{len(results) - len(failed)} inside tolerance, {len(failed)} outside; {seconds:.1f} s")
     return 1 if failed or not results else 0
 
 
 def line(check: Check) -> str:
     """One line: verdict, item, name, error, tolerance, note."""
-    verdict = "pending" if check.pending else "ok" if check.passed else "FAIL"
-    figures = "" if check.pending else f"{check.error:9.2e} ≤ {check.tolerance:.0e}" if check.tolerance else f"{check.error:9.2e} exact"
+    verdict = "ok" if check.passed else "FAIL"
+    figures = f"{check.error:9.2e} ≤ {check.tolerance:.0e}" if check.tolerance else f"{check.error:9.2e} exact"
     return f"{verdict:7} {check.item} {check.name:<58} {figures:<20} {check.note}".rstrip()

@@ -1,0 +1,15 @@
+"""What every measurement begins with. Found beside the program that runs, because the repository is no package there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+def begin() -> None:
+    """Makes the pack importable as `multitalk_nodes`, and ComfyUI beside it."""
+    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", Path(__file__).resolve().parents[1] / "tools" / "pack.py")
+    pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    pack.register_pack()
+    pack.start_comfy()
