@@ -19,6 +19,8 @@ CHROMIUM = "/usr/lib/chromium/chromium"
 PLACE, TITLE, EDGE = (200, 150), 30, 12  # pixels
 SETTLE = 2500  # ms until the editor has finished moving things about
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.RightSidePanel.IsOpen": False}
+# Empty files, so that the loaders have something to choose
+FILES = ("model_patches/wan2.1_infiniteTalk_single_fp16.safetensors", "audio_encoders/wav2vec2-chinese-base_fp16.safetensors")
 SHOW = """([type, x, y]) => {
     app.graph.clear()
     const node = LiteGraph.createNode(type)
@@ -36,6 +38,10 @@ def main() -> int:
     from playwright.sync_api import sync_playwright
 
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT) as server, sync_playwright() as driver:
+        for file in FILES:
+            (server.base / "models" / file).parent.mkdir(parents=True, exist_ok=True)
+            (server.base / "models" / file).touch()
+        server.upload(ROOT / "demo" / "samples" / "voice_1.wav")
         ours = [name for name, info in server.object_info().items() if info["python_module"] == f"custom_nodes.{PACK_NAME}"]
         browser = driver.chromium.launch(executable_path=os.environ.get("CHROMIUM_PATH", CHROMIUM), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 1100})
