@@ -26,15 +26,12 @@ class MapRecorder:
     maps: Tensor | None = None
     masks: Tensor | None = None  # [K, h, w], the classes' own tokens
 
-    def see(self, options: dict[str, Any], maps: Tensor, masks: Tensor) -> None:
-        """Called by the attention patch of every block with maps [B, K, T · h · w] and masks [K, h · w]."""
+    def see(self, options: dict[str, Any], branch: int, maps: Tensor, masks: Tensor) -> None:
+        """Called by the attention patch of every block with one video's maps [K, T · h · w], its branch, and masks [K, h · w]."""
         at = float(options["sigmas"].flatten()[0])
-        if self.maps is None and options["block_index"] == self.block and math.isclose(at, self.sigma, rel_tol=1e-5):
-            branches = options["cond_or_uncond"]
-            if POSITIVE in branches:
-                own = maps.chunk(len(branches))[branches.index(POSITIVE)]
-                self.maps = own[0].unflatten(-1, options["grid_sizes"]).cpu()
-                self.masks = masks.unflatten(-1, options["grid_sizes"][1:]).cpu()
+        if self.maps is None and options["block_index"] == self.block and math.isclose(at, self.sigma, rel_tol=1e-5) and branch == POSITIVE:
+            self.maps = maps.unflatten(-1, options["grid_sizes"]).cpu()
+            self.masks = masks.unflatten(-1, options["grid_sizes"][1:]).cpu()
 
 
 def watch_maps(

@@ -9,21 +9,24 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_base
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..multitalk_core.generate import Motion
-from ..multitalk_core.model import WeightsError, audio_positions, reference_attention_map, speaker_positions
+from ..multitalk_core.model import Attention, WeightsError, audio_positions, reference_attention_map, speaker_positions
 from ..multitalk_core.places import SpeakerError
 from ..multitalk_core.schedule import renoise
 from .weights import MultiTalkWeights
 
 AUDIO = "audio_embed"  # the one name that core's context windows slice, time on dim 1
+VOICED = "multitalk_voiced"  # beside it: 1 for voices, 0 for null audio, which is not routed; without it, voices
 CALL = "multitalk"  # key of transformer_options
 KEY = "multitalk"  # of our wrappers
 RECORD = "multitalk_record"  # key of transformer_options: who watches the maps, as label_map.py does
@@ -36,9 +39,11 @@ class Call:
     """What one forward of the WAN model hears."""
 
     audio: Tensor  # [B, T, S · M, C]
-    speakers: int
     heads: int  # of the WAN model
-    masks: Tensor | None  # [S + 1, N]
+    attention: Attention
+    voiced: tuple[int, ...] = ()  # which of the batch hear several voices, so that each token must know which one
+    masks: Tensor | None = None  # [S + 1, N]
+    audio_labels: Tensor | None = None  # [B, S · M]
     labels: Tensor | None = None  # [B, T · N], from this block's self-attention to its audio attention
 
 
@@ -115,33 +120,47 @@ class _BringAudio:
                 "The model listens to audio, but a conditioning has none. Use both the positive and the negative output of "
                 "MultiTalk Conditioning."
             )
+        options = options_of(args, kwargs)
+        call = options[CALL] = Call(audio, self._heads, partial(_video_attention, options))
         speakers = self._weights.adapter.speakers_in(audio)
-        masks = None
-        if speakers > 1:
+        told = kwargs.pop(VOICED, None)
+        voiced = [1.0] * audio.shape[0] if told is None else told.tolist()
+        if speakers > 1 and any(voiced):
             if self._masks is None or self._masks.shape[0] != speakers + 1:
                 raise SpeakerError(f"{speakers} voices are heard, but there are no masks for {speakers} speakers and the background.")
-            masks = self._masks.to(x.device)
-        options = options_of(args, kwargs)
-        options[CALL] = Call(audio, speakers, self._heads, masks)
+            call.voiced = tuple(row for row, heard in enumerate(voiced) if heard)
+            call.masks = self._masks.to(x.device)
+            positions = audio_positions(speakers, self._weights.shape.context_tokens, x.device)
+            call.audio_labels = torch.tensor(voiced, device=x.device)[:, None] * positions  # null audio is at 0, and so is who hears it
         return executor(x, *args, **kwargs)
+
+
+def _video_attention(options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The attention that ComfyUI or a node (by transformer_options) chose for the video, [B, H, n, d]."""
+    return optimized_attention(q, k, v, heads=q.shape[1], skip_reshape=True, skip_output_reshape=True, transformer_options=options)
 
 
 class _SpeakerMap:
     """attn1 patch: which speaker each token belongs to, from the block's own q and k. Leaves the attention's output alone."""
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
-        call: Call = args["transformer_options"][CALL]
+        options = args["transformer_options"]
+        call: Call = options[CALL]
         if call.masks is not None:
-            frames, *grid = args["transformer_options"]["grid_sizes"]
+            frames, *grid = options["grid_sizes"]
             if call.masks.shape[1] != grid[0] * grid[1]:
                 raise SpeakerError(
                     f"The speakers' masks are for {call.masks.shape[1]} tokens a frame, but the video has {grid[1]}×{grid[0]}. "
                     "Make the latent with MultiTalk Conditioning, and do not restrict the conditioning to an area."
                 )
-            maps = reference_attention_map(args["q"], args["k"], call.masks)
-            call.labels = speaker_positions(maps)
-            if (recorder := args["transformer_options"].get(RECORD)) is not None:
-                recorder.see(args["transformer_options"], maps, call.masks)
+            q, k = args["q"], args["k"]
+            call.labels = q.new_zeros(q.shape[:2], dtype=torch.float32)
+            for row in call.voiced:  # one by one: the map's attention takes as much memory as q, and only for one
+                maps = reference_attention_map(q[row : row + 1], k[row : row + 1], call.masks)
+                call.labels[row] = speaker_positions(maps)[0]
+                if (recorder := options.get(RECORD)) is not None:
+                    branch = options["cond_or_uncond"][row * len(options["cond_or_uncond"]) // q.shape[0]]
+                    recorder.see(options, branch, maps[0], call.masks)
         return args["x"]
 
 
@@ -154,11 +173,9 @@ class _AudioAttention:
     def __call__(self, args: dict[str, Any]) -> Tensor:
         options, x = args["transformer_options"], args["x"]
         call: Call = options[CALL]
-        shape = self._weights.shape
         block = self._weights.adapter.blocks[options["block_index"]]
         labels, call.labels = call.labels, None
-        audio_labels = None if labels is None else audio_positions(call.speakers, shape.context_tokens, x.device)
-        return block(x, call.audio.to(x.dtype), call.heads, labels, audio_labels)
+        return block(x, call.audio.to(x.dtype), call.heads, labels, call.audio_labels, call.attention)
 
     def models(self) -> list[comfy.model_patcher.ModelPatcher]:
         """Tells the manager to load the weights along with the model."""

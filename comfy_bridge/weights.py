@@ -13,7 +13,6 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -132,7 +131,7 @@ def build_weights(
     stored = MultiTalkAdapter(shape, device="meta").check_state(stored)  # core's own layers may have no weights to compare with yet
     if unused := len(tensors) - len(stored):
         logger.info("%s: %d tensors beside MultiTalk's weights (of WAN, or scales).", name, unused)
-    adapter = LoadedAdapter(shape, Quantised, _video_attention, device="meta")
+    adapter = LoadedAdapter(shape, Quantised, device="meta")
     adapter.family, adapter.name = family, name
     packed = {key: weight for key, weight in stored.items() if dtype is None and not weight.is_plain}
     for key, weight in packed.items():  # before the rest: core makes zeros of what is missing then
@@ -181,8 +180,3 @@ def choose_family(asked: str, name: str, metadata: Mapping[str, str], path: Path
         f"Whether '{name}' is MultiTalk or InfiniteTalk cannot be told from the file: both have the same shapes. "
         "Choose the family in the loader."
     )
-
-
-def _video_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The attention backend that ComfyUI chose for the video, [B, H, n, d]."""
-    return optimized_attention(q, k, v, heads=q.shape[1], skip_reshape=True, skip_output_reshape=True)

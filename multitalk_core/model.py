@@ -4,7 +4,7 @@ Shapes: B batch, S speakers, K = S + 1 classes, T latent frames, N tokens of one
 tokens, H heads, d head dim, C model dim, L layers, D audio dim.
 
 `operations` is a namespace with Linear and LayerNorm (torch.nn, or ComfyUI's), `attention` a function (q, k, v: [B, H, n, d]) → the
-same shape.
+same shape; it is chosen for each call, as ComfyUI's is.
 
 Sources: MeiGen-AI/MultiTalk@c1ad840 wan/modules/multitalk_model.py (AudioProjModel), wan/modules/attention.py
 (SingleStreamMutiAttention), wan/utils/multitalk_utils.py (get_attn_map_with_target).
@@ -31,6 +31,7 @@ LABEL_LENGTH = 4.0  # length of a speaker's range of labels ("class_interval")
 LABEL_STARTS = (0.0, 20.0, 5.0, 15.0)
 BACKGROUND_LABEL = 12.0
 LABEL_ROPE_BASE = 10_000.0
+ROTATED_AT_ONCE = 1 << 23  # numbers; what is rotated at once is in float32, and a whole clip of it would be the step's largest tensor
 MAP_EPSILON = 1e-8  # keeps a constant map from dividing by zero; multitalk_utils.py, normalize_and_scale()
 
 
@@ -157,20 +158,26 @@ def audio_positions(speakers: int, context_tokens: int, device: torch.device | N
     return centres.repeat_interleave(context_tokens)
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """1-D RoPE over neighbouring pairs of the head dim, in float32.
+def rotate_(x: Tensor, positions: Tensor) -> Tensor:
+    """1-D RoPE over neighbouring pairs of the head dim, a pair being a complex number: computed in float32, written into x.
 
     Args:
-        x: [B, H, n, d].
+        x: [B, n, H, d].
         positions: [n] or [B, n].
+    Returns:
+        x.
     """
     half = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=torch.float32) / x.shape[-1]
-    angle = positions.float()[..., None] / LABEL_ROPE_BASE**half
-    if angle.ndim == 3:
-        angle = angle[:, None]  # the same for every head
-    cos, sin = angle.cos(), angle.sin()
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+    angle = (positions.float()[..., None] / LABEL_ROPE_BASE**half)[..., None, :]  # the same for every head
+    turns = torch.polar(torch.ones_like(angle), angle).expand(x.shape[0], -1, -1, -1)
+    length = max(1, ROTATED_AT_ONCE // max(1, x[:, :1].numel()))
+    for start in range(0, x.shape[1], length):
+        part = x[:, start : start + length]  # not split(), whose views autograd does not let be written into
+        numbers = part.float()
+        torch.view_as_complex(numbers.unflatten(-1, (-1, 2))).mul_(turns[:, start : start + length])
+        if numbers.dtype != part.dtype:
+            part.copy_(numbers)
+    return x
 
 
 def split_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,49 +226,67 @@ class AudioProjection(nn.Module):
 class AudioCrossAttention(nn.Module):
     """Every token listens to the audio tokens of its own latent frame; labels decide to which voice."""
 
-    def __init__(self, shape: AdapterShape, operations: Any, attention: Attention, **kwargs: Any) -> None:
+    def __init__(self, shape: AdapterShape, operations: Any, **kwargs: Any) -> None:
         super().__init__()
-        self.attention = attention
         self.q_linear = operations.Linear(shape.dim, shape.dim, **kwargs)
         self.kv_linear = operations.Linear(shape.token_dim, 2 * shape.dim, **kwargs)
         self.proj = operations.Linear(shape.dim, shape.dim, **kwargs)
 
-    def forward(self, x: Tensor, audio: Tensor, heads: int, labels: Tensor | None, audio_labels: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        audio: Tensor,
+        heads: int,
+        labels: Tensor | None = None,
+        audio_labels: Tensor | None = None,
+        attention: Attention = sdpa,
+    ) -> Tensor:
         """x [B, T · N, C], audio [B, T, A, token dim] → [B, T · N, C].
 
         Args:
             labels: [B, T · N] positions of the tokens, or None for one speaker, who needs no routing.
-            audio_labels: [A] positions of one frame's audio tokens; None with `labels`.
+            audio_labels: [A] or [B, A], positions of one frame's audio tokens; None with `labels`.
         """
         batch, frames = audio.shape[:2]
-        q = rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=heads)
-        k, v = rearrange(self.kv_linear(audio), "b t a (two h d) -> two (b t) h a d", two=2, h=heads)
+        q = rearrange(self.q_linear(x), "b n (h d) -> b n h d", h=heads)
+        kv = rearrange(self.kv_linear(audio), "b t a (two h d) -> (b t) a two h d", two=2, h=heads)
+        k, v = kv[:, :, 0], kv[:, :, 1]
         if labels is not None and audio_labels is not None:
-            q, k = rotate(q, labels), rotate(k, audio_labels)
-        q = rearrange(q, "b h (t n) d -> (b t) h n d", t=frames)
-        return self.proj(rearrange(self.attention(q, k, v), "(b t) h n d -> b (t n) (h d)", b=batch))
+            q = rotate_(q, labels)
+            k = rotate_(k, audio_labels if audio_labels.ndim == 1 else audio_labels.repeat_interleave(frames, dim=0))
+        q = rearrange(q, "b (t n) h d -> (b t) h n d", t=frames)  # a view, as are k and v: nothing is copied for the attention
+        heard = attention(q, k.transpose(1, 2), v.transpose(1, 2))
+        return self.proj(rearrange(heard, "(b t) h n d -> b (t n) (h d)", b=batch))
 
 
 class AudioBlock(nn.Module):
     """What MultiTalk adds to one WAN block, between text cross-attention and feed-forward: x + attention(norm(x)), no gate."""
 
-    def __init__(self, shape: AdapterShape, operations: Any, attention: Attention, **kwargs: Any) -> None:
+    def __init__(self, shape: AdapterShape, operations: Any, **kwargs: Any) -> None:
         super().__init__()
         self.norm_x = operations.LayerNorm(shape.dim, eps=1e-6, **kwargs)
-        self.audio_cross_attn = AudioCrossAttention(shape, operations, attention, **kwargs)
+        self.audio_cross_attn = AudioCrossAttention(shape, operations, **kwargs)
 
-    def forward(self, x: Tensor, audio: Tensor, heads: int, labels: Tensor | None = None, audio_labels: Tensor | None = None) -> Tensor:
-        return x + self.audio_cross_attn(self.norm_x(x), audio, heads, labels, audio_labels)
+    def forward(
+        self,
+        x: Tensor,
+        audio: Tensor,
+        heads: int,
+        labels: Tensor | None = None,
+        audio_labels: Tensor | None = None,
+        attention: Attention = sdpa,
+    ) -> Tensor:
+        return x + self.audio_cross_attn(self.norm_x(x), audio, heads, labels, audio_labels, attention)
 
 
 class MultiTalkAdapter(nn.Module):
     """All the weights of a MultiTalk or InfiniteTalk file, with the official keys."""
 
-    def __init__(self, shape: AdapterShape, operations: Any = nn, attention: Attention = sdpa, **kwargs: Any) -> None:
+    def __init__(self, shape: AdapterShape, operations: Any = nn, **kwargs: Any) -> None:
         super().__init__()
         self.shape = shape
         self.audio_proj = AudioProjection(shape, operations, **kwargs)
-        self.blocks = nn.ModuleList([AudioBlock(shape, operations, attention, **kwargs) for _ in range(shape.blocks)])
+        self.blocks = nn.ModuleList([AudioBlock(shape, operations, **kwargs) for _ in range(shape.blocks)])
 
     def speakers_in(self, audio: Tensor) -> int:
         """S of audio tokens [.., S · M, token dim]."""
@@ -286,6 +311,9 @@ class MultiTalkAdapter(nn.Module):
 
 def null_windows(windows: Tensor) -> Tensor:
     """Null audio: zero windows of *one* speaker, however many speak; they still go through the projection.
+
+    Laid side by side as often as there are speakers, its tokens have the shape of the voices' and mean the same: to attend to every
+    token n times is to attend to it once.
 
     Source: MeiGen-AI/MultiTalk@c1ad840 wan/multitalk.py, generate().
     """

@@ -86,7 +86,7 @@ def test_branches_together_or_one_by_one_give_the_same(tiny, wan, weights, monke
     monkeypatch.setattr(wan.model, "memory_usage_factor", 1e15)
     with Forwards(wan) as apart:
         split = run(tiny, guider)
-    assert sorted(together.batches) == [1] * STEPS + [2] * STEPS, "null audio has one speaker and runs by itself"
+    assert together.batches == [3] * STEPS
     assert apart.batches == [1] * 3 * STEPS
     torch.testing.assert_close(batched, split, atol=1e-3, rtol=1e-3)
 
@@ -490,13 +490,13 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
 def test_a_watcher_keeps_the_positive_branch_of_its_block_and_step(comfy):
     from multitalk_nodes.comfy_bridge.label_map import MapRecorder
 
-    maps = torch.arange(2 * 3 * 8.0).reshape(2, 3, 8)
-    options = {"sigmas": torch.tensor([0.9]), "block_index": 1, "cond_or_uncond": [1, 0], "grid_sizes": (2, 2, 2)}
+    maps = torch.arange(3 * 8.0).reshape(3, 8)
+    options = {"sigmas": torch.tensor([0.9]), "block_index": 1, "grid_sizes": (2, 2, 2)}
     recorder = MapRecorder(1, 0.9)
-    for other in ({"block_index": 0}, {"sigmas": torch.tensor([0.9003])}, {"cond_or_uncond": [1, 2]}):
-        recorder.see({**options, **other}, maps, torch.ones(3, 4))
+    for other, branch in (({"block_index": 0}, 0), ({"sigmas": torch.tensor([0.9003])}, 0), ({}, 1), ({}, 2)):
+        recorder.see({**options, **other}, branch, maps, torch.ones(3, 4))
         assert recorder.maps is None
-    recorder.see(options, maps, torch.ones(3, 4))
-    assert torch.equal(recorder.maps, maps[1].reshape(3, 2, 2, 2)) and recorder.masks.shape == (3, 2, 2)
-    recorder.see(options, 0 * maps, torch.ones(3, 4))
+    recorder.see(options, 0, maps, torch.ones(3, 4))
+    assert torch.equal(recorder.maps, maps.reshape(3, 2, 2, 2)) and recorder.masks.shape == (3, 2, 2)
+    recorder.see(options, 0, 0 * maps, torch.ones(3, 4))
     assert recorder.maps.any(), "the first evaluation counts"

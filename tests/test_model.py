@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from multitalk_nodes.multitalk_core import model
 from multitalk_nodes.multitalk_core.model import (
     BACKGROUND_LABEL,
     LABEL_LENGTH,
@@ -26,8 +27,7 @@ from multitalk_nodes.multitalk_core.model import (
     dominant_class,
     null_windows,
     reference_attention_map,
-    rotate,
-    sdpa,
+    rotate_,
     speaker_positions,
     split_windows,
 )
@@ -195,27 +195,31 @@ def test_audio_tokens_sit_at_the_centre_of_their_speaker(speakers):
 
 @pytest.mark.parametrize("d", [2, 8, 128])
 @pytest.mark.parametrize("batched", [False, True])
-def test_rotating_is_multiplying_by_complex_numbers(d, batched):
-    x = torch.randn(2, 3, 7, d)
+@pytest.mark.parametrize("at_once", [1, 4, 1000])
+def test_rotating_is_multiplying_by_complex_numbers(d, batched, at_once, monkeypatch):
+    x = torch.randn(2, 7, 3, d)
     positions = torch.rand(2, 7) * 24 if batched else torch.rand(7) * 24
     numbers = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
     frequency = 10_000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
     angle = positions.double()[..., None] * frequency
     turn = torch.polar(torch.ones_like(angle), angle)
-    turned = numbers * (turn[:, None] if batched else turn)
-    torch.testing.assert_close(rotate(x, positions).double(), torch.view_as_real(turned).flatten(-2), rtol=0, atol=1e-5)
+    turned = torch.view_as_real(numbers * turn[..., None, :]).flatten(-2)
+    monkeypatch.setattr(model, "ROTATED_AT_ONCE", at_once * 3 * d)
+    rotated = x.clone()
+    assert rotate_(rotated, positions).data_ptr() == rotated.data_ptr()
+    torch.testing.assert_close(rotated.double(), turned, rtol=0, atol=1e-5)
 
 
 def test_position_zero_is_no_rotation_and_the_number_type_stays():
-    x = torch.randn(1, 2, 5, 8).half()
-    assert torch.equal(rotate(x, torch.zeros(5)), x)
+    x = torch.randn(1, 5, 2, 8).half()
+    assert torch.equal(rotate_(x.clone(), torch.zeros(5)), x)
 
 
 def test_only_the_distance_of_positions_matters():
-    q, k = torch.randn(1, 1, 6, 16), torch.randn(1, 1, 6, 16)
+    q, k = torch.randn(1, 6, 1, 16), torch.randn(1, 6, 1, 16)
     at = torch.rand(6) * 20
-    near = (rotate(q, at) * rotate(k, at + 3)).sum(dim=-1)
-    far = (rotate(q, at + 7) * rotate(k, at + 10)).sum(dim=-1)
+    near = (rotate_(q.clone(), at) * rotate_(k.clone(), at + 3)).sum(dim=-1)
+    far = (rotate_(q, at + 7) * rotate_(k, at + 10)).sum(dim=-1)
     torch.testing.assert_close(near, far, rtol=0, atol=1e-4)
 
 
@@ -298,7 +302,7 @@ def slow_attention(layer: AudioCrossAttention, x, audio, heads, labels=None, aud
 
 
 def cross_attention(heads: int, speakers: int, frames: int = 3, tokens: int = 5, batch: int = 2):
-    layer = AudioCrossAttention(SHAPE, nn, sdpa)
+    layer = AudioCrossAttention(SHAPE, nn)
     x, audio = torch.randn(batch, frames * tokens, SHAPE.dim), torch.randn(batch, frames, speakers * 4, SHAPE.token_dim)
     return layer, x, audio, heads
 
@@ -356,12 +360,25 @@ def test_swapped_masks_swap_the_classes_of_the_tokens():
 
 @torch.no_grad()
 def test_a_block_adds_attention_of_its_norm_without_a_gate():
-    block = AudioBlock(SHAPE, nn, sdpa)
+    block = AudioBlock(SHAPE, nn)
     x, audio = torch.randn(1, 15, SHAPE.dim), torch.randn(1, 3, 4, SHAPE.token_dim)
     rows = x.double().numpy()
     normal = (rows - rows.mean(axis=-1, keepdims=True)) / np.sqrt(rows.var(axis=-1, keepdims=True) + 1e-6)
     expected = rows + slow_attention(block.audio_cross_attn, torch.from_numpy(normal), audio, 2)
     np.testing.assert_allclose(block(x, audio, 2).numpy(), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_null_audio_beside_voices_is_heard_as_by_itself():
+    """Its tokens laid side by side as often as there are speakers, and everything at position 0."""
+    layer, x, voices, heads = cross_attention(2, 3)
+    null = torch.randn(1, 3, 4, SHAPE.token_dim)
+    audio = torch.cat([voices[:1], null.repeat(1, 1, 3, 1)])
+    labels = torch.stack([torch.rand(15) * 24, torch.zeros(15)])
+    audio_labels = torch.stack([audio_positions(3, 4), torch.zeros(12)])
+    both = layer(x, audio, heads, labels, audio_labels)
+    torch.testing.assert_close(both[:1], layer(x[:1], voices[:1], heads, labels[:1], audio_positions(3, 4)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(both[1:], layer(x[1:], null, heads), rtol=0, atol=1e-6)
 
 
 # files of weights

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...comfy_bridge.weights import MultiTalkWeights, load_weights
 from ...multitalk_core.audio import SAMPLE_RATE, integrated_loudness, lay_out, mono_16k, normalise_loudness
 from ...multitalk_core.colour import match_colours
-from ...multitalk_core.model import audio_positions, dominant_class, reference_attention_map, speaker_positions, split_windows
+from ...multitalk_core.model import audio_positions, dominant_class, reference_attention_map, sdpa, speaker_positions, split_windows
 from ...multitalk_core.places import Box
 from ...multitalk_core.sizes import BUCKETS, bucket, clip_input, fit_mask, fit_picture, fitted
 from ...multitalk_core.speakers import Speaker, ref_target_masks, source_masks, token_masks
@@ -184,10 +184,8 @@ def item_04(g: Goldens) -> Iterator[Check]:
             yield compare("04", f"{name}.max_indices", dominant_class(maps)[0], g[tensors["max_indices"]], tolerance["max_indices"])
             yield compare("04", f"{name}.normalized_pos", labels[0], g[tensors["normalized_pos"]], tolerance["normalized_pos"])
             yield compare("04", f"{name}.encoder_pos", audio_labels.repeat(frames), g[tensors["encoder_pos"]], tolerance["encoder_pos"])
-        seen = _Recorder(layer.attention)
-        layer.attention = seen
-        out = layer(x, audio, heads, labels, audio_labels)
-        layer.attention = seen.attention
+        seen = _Recorder(sdpa)
+        out = layer(x, audio, heads, labels, audio_labels, seen)
         yield compare("04", f"{name}.out", out, g[tensors["out"]], tolerance["out"])
         for key, tensor in (("q_rot_frame0", seen.q), ("k_rot_frame0", seen.k)):
             if key in tensors:
