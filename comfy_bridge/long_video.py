@@ -109,7 +109,8 @@ class LongVideo:
 
             def make(clip: Clip, motion: Tensor | None) -> tuple[int, Tensor]:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                job.check_space(self._bytes(*size, codec, [clip]) + self._motion_bytes(*size, [clip]))
+                two = self.plan[max(0, clip.index - 1) : clip.index + 1]  # the one before may still have to be stored
+                job.check_space(self._bytes(*size, codec, two) + self._motion_bytes(*size, two))
                 progress.begin(clip)
                 start = shot_of[clip.index].start
                 if start not in first_of:
@@ -120,7 +121,7 @@ class LongVideo:
                 frames = make_clip(backend, self.family, clip, source, first, motion, tracks_of[start], self.seed, self.colour)
                 return clip_seed(self.seed, clip.index), frames
 
-            job.fill(make, progress.finished)
+            job.fill(make, progress.made)
             tell("joining")
             out = job.join(place, sound)
             if not keep_job:
@@ -188,13 +189,13 @@ def long_video(
 
 
 class Progress:
-    """One bar over all steps of all clips, a line on the node, and each finished clip's last frame."""
+    """One bar over all steps of all clips, a line on the node, and the last frame of each clip."""
 
     def __init__(self, backend: ComfyBackend, clips: int, before: int, tell: Callable[[str], None]) -> None:
         self._steps, self._clips, self._tell = backend.sigmas.shape[-1] - 1, clips, tell
         self._bar = comfy.utils.ProgressBar(self._steps * clips)
         self._done, self._left = before * self._steps, max(1, (clips - before) * self._steps)
-        self._made, self._began = 0, time.monotonic()
+        self._steps_made, self._began = 0, time.monotonic()
         self._clip = 0
         self._bar.update_absolute(self._done)
 
@@ -204,13 +205,13 @@ class Progress:
 
     def step(self, step: int, denoised: Tensor, noisy: Tensor, total: int) -> None:
         """ComfyUI's callback after every step."""
-        self._made += 1
+        self._steps_made += 1
         self._done = min(self._done + 1, self._steps * self._clips)
-        seconds = (time.monotonic() - self._began) / self._made * max(0, self._left - self._made)
+        seconds = (time.monotonic() - self._began) / self._steps_made * max(0, self._left - self._steps_made)
         self._tell(f"clip {self._clip + 1}/{self._clips}, step {step + 1}/{self._steps}, {_clock(seconds)} left")
         self._bar.update_absolute(self._done)
 
-    def finished(self, clip: Clip, frames: Tensor) -> None:
+    def made(self, clip: Clip, frames: Tensor) -> None:
         """Shows the clip's last frame."""
         self._bar.update_absolute(self._done, preview=("JPEG", _picture(frames[-1]), latent_preview.MAX_PREVIEW_RESOLUTION))
 

@@ -61,13 +61,13 @@ def write_video() -> None:
 
     from multitalk_nodes.demo import faces
     from multitalk_nodes.demo.train.scenes import act
-    from multitalk_nodes.multitalk_core.segments import CODECS, write_segment
+    from multitalk_nodes.multitalk_core.segments import CODECS, to_pixels, write_segment
 
     acting = act(torch.zeros(1, SILENT_FRAMES), np.random.default_rng(0))
     frames = faces.one_face((128, 128)).video(acting)
     sway = np.rint(3 * np.sin(np.arange(SILENT_FRAMES) / 12)).astype(int)
     frames = torch.stack([torch.roll(frame, int(shift), dims=1) for frame, shift in zip(frames, sway, strict=True)])
-    write_segment(SAMPLES / "silent_face.mp4", frames, CODECS["h264"], 18)
+    write_segment(SAMPLES / "silent_face.mp4", to_pixels(frames), CODECS["h264"], 18)
 
 
 def write_voices() -> None:

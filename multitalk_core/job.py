@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .disk import JobError, Place, checksum, explained, megabytes, sync
-from .segments import Codec, join_segments, write_segment, write_sound
+from .segments import Codec, join_segments, to_pixels, write_segment, write_sound
 from .windows import Clip
 
 logger = logging.getLogger(__name__)
@@ -125,46 +126,59 @@ class Job:
         return 0, None
 
     def fill(self, make: Callable[[Clip, Tensor | None], tuple[int, Tensor]], report: Callable[[Clip, Tensor], None]) -> None:
-        """Make every clip that is missing.
+        """Make every clip that is missing. While one is made, the one before is encoded and stored by a thread beside.
 
         Args:
-            make: clip and motion frames → its seed and all its frames, those that repeat the clip before included.
-            report: is told every clip that is finished, with its new frames.
+            make: clip and motion frames → its seed and all its frames, those that repeat the clip before included. The motion frames
+                are what will be read back from the disk.
+            report: is told every clip that was made, with its new frames.
+        Raises:
+            JobError: the disk is full; told after the clip that was made meanwhile, which is lost with the one that has no room.
         """
-        while (missing := self.first_missing()) is not None:
-            begin, motion = self.beginning_for(missing)
-            for clip in self._plan[begin:]:
-                if clip.index > missing and self.is_finished(clip.index):
-                    break
-                seed, frames = make(clip, None if clip.drop == 0 else motion)
-                new = frames[clip.drop : clip.drop + clip.keep]
-                motion = self.finish(clip, seed, new, frames[-self._overlap :])
-                report(clip, new)
-                del frames, new  # while the next is made, only this clip's motion frames are held
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="multitalk-job") as thread:  # waits for it, also when `make` raises
+            while (missing := self.first_missing()) is not None:
+                begin, motion = self.beginning_for(missing)
+                storing: Future[None] | None = None
+                for clip in self._plan[begin:]:
+                    if clip.index > missing and self.is_finished(clip.index):
+                        break
+                    seed, frames = make(clip, None if clip.drop == 0 else motion)
+                    codes = _codes(frames[-self._overlap :])
+                    motion = _motion(codes)
+                    new = frames[clip.drop : clip.drop + clip.keep]
+                    pixels = to_pixels(new)
+                    if storing is not None:
+                        storing.result()
+                    storing = thread.submit(self._store, clip, seed, pixels, codes)
+                    report(clip, new)
+                    del (
+                        frames,
+                        new,
+                        pixels,
+                        codes,
+                    )  # while the next is made, this clip's motion frames are held, and its pixels until stored
+                if storing is not None:
+                    storing.result()
 
     # -- making
 
-    def finish(self, clip: Clip, seed: int, frames: Tensor, motion: Tensor) -> Tensor:
+    def _store(self, clip: Clip, seed: int, pixels: Tensor, codes: np.ndarray) -> None:
         """Store a clip. A clip that is there already is not written again; its motion frames are.
 
         Args:
-            frames: the clip's new frames [keep, H, W, 3].
-            motion: the end of the clip [M, H, W, 3].
-        Returns:
-            The motion frames as the next clip has to take them: as they are read back.
+            pixels: the clip's new frames [keep, H, W, 3] in 8 bits.
+            codes: the end of the clip [M, H, W, 3] in 16 bits.
         Raises:
             JobError: the disk is full.
         """
         with explained(self.folder):
-            codes = (motion.float().clamp(0, 1) * STEPS).round().cpu().numpy().astype(np.uint16)
-            stored_motion = self._write(_motion_name(clip.index), lambda path: _save(path, codes))
+            motion = self._write(_motion_name(clip.index), lambda path: _save(path, codes))
             if clip.index in self._finished:
                 segment = self._finished[clip.index].segment
             else:
-                segment = self._write(self._segment_name(clip.index), lambda path: write_segment(path, frames, self._codec, self._quality))
-            self._commit(clip.index, _Finished(seed, frames.shape[0], segment, stored_motion))
+                segment = self._write(self._segment_name(clip.index), lambda path: write_segment(path, pixels, self._codec, self._quality))
+            self._commit(clip.index, _Finished(seed, pixels.shape[0], segment, motion))
             self._thin(clip.index - 1)
-        return _motion(codes)
 
     def check_space(self, needed: int) -> None:
         """Raises JobError if fewer bytes are free than are needed, and some to spare."""
@@ -287,6 +301,10 @@ def motion_bytes(frames: int, height: int, width: int) -> int:
 
 def _motion_name(index: int) -> str:
     return f"clip_{index:05}_motion.npy"
+
+
+def _codes(motion: Tensor) -> np.ndarray:
+    return (motion.float().clamp(0, 1) * STEPS).round().cpu().numpy().astype(np.uint16)
 
 
 def _motion(codes: np.ndarray) -> Tensor:

@@ -59,14 +59,20 @@ CODECS = {
 }
 
 
-def write_segment(path: Path, frames: Tensor, codec: Codec, quality: int = 18) -> None:
-    """Encode frames [F, H, W, 3] as a file of its own, which begins with a key frame. The same frames give the same bytes.
+def to_pixels(frames: Tensor) -> Tensor:
+    """Frames in 8 bits, on the CPU: a quarter of the memory."""
+    return torch.stack([(frame.float().clamp(0, 1) * 255).round().byte().cpu() for frame in frames])
+
+
+def write_segment(path: Path, pixels: Tensor, codec: Codec, quality: int = 18) -> None:
+    """Encode a clip as a file of its own, which begins with a key frame. The same pixels give the same bytes.
 
     Args:
+        pixels: [F, H, W, 3] uint8, of `to_pixels`.
         quality: x264's constant rate factor, 0 (best) … 51; without effect on a lossless codec.
     """
     av = _av()
-    height, width = frames.shape[1:3]
+    height, width = pixels.shape[1:3]
     with _written(path) as container:
         stream = container.add_stream(codec.encoder, rate=FPS, options=codec.options(quality))
         stream.width, stream.height, stream.pix_fmt = width, height, codec.pixel_format
@@ -77,9 +83,8 @@ def write_segment(path: Path, frames: Tensor, codec: Codec, quality: int = 18) -
             context.color_primaries = context.color_trc = context.colorspace = BT709
             context.color_range = LIMITED
         colours = av.video.reformatter.VideoReformatter()  # one for all: each makes itself a pool of threads
-        for number, frame in enumerate(frames):
-            pixels = (frame.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        for number, frame in enumerate(pixels.numpy()):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if in_yuv:
                 picture = colours.reformat(picture, format=codec.pixel_format, dst_colorspace=BT709, dst_color_range=LIMITED)
             picture.pts, picture.time_base = number, Fraction(1, FPS)

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,13 +217,45 @@ def test_a_new_shot_begins_without_motion_frames(tmp_path):
 
 
 def test_motion_frames_come_back_as_they_were_handed_on(tmp_path):
-    job = the_job(tmp_path)
+    job, handed, frames = the_job(tmp_path), {}, {}
+
+    def make_clip(clip, motion):
+        handed[clip.index], frames[clip.index] = motion, made(clip, motion)
+        if clip.index == 2:
+            raise Off
+        return 7, frames[clip.index]
+
+    with pytest.raises(Off), job.hold():
+        job.fill(make_clip, lambda clip, frames: None)
+    assert (handed[2] - frames[1][-OVERLAP:]).abs().max() <= 0.5 / 65535 + 1e-7
     with job.hold():
-        frames = torch.rand(13, 32, 48, 3)
-        handed = job.finish(job._plan[0], 7, frames, frames[-OVERLAP:])
-        assert (handed - frames[-OVERLAP:]).abs().max() <= 0.5 / 65535 + 1e-7
-        assert torch.equal(job.beginning_for(1)[1], handed)
-        assert (tmp_path / "job" / "clip_00000_motion.npy").stat().st_size - 128 == motion_bytes(OVERLAP, 32, 48)
+        assert torch.equal(job.beginning_for(2)[1], handed[2])
+    assert (tmp_path / "job" / "clip_00001_motion.npy").stat().st_size - 128 == motion_bytes(OVERLAP, 32, 48)
+
+
+def test_a_clip_is_stored_while_the_next_one_is_made(tmp_path, whole):
+    job = the_job(tmp_path)
+
+    def make_clip(clip, motion):
+        for _ in range(1000):
+            if clip.index == 0 or job.is_finished(clip.index - 1):
+                return 7 + clip.index, made(clip, motion)
+            time.sleep(0.01)
+        raise AssertionError("the clip before was not stored")
+
+    with job.hold():
+        job.fill(make_clip, lambda clip, frames: None)
+        job.join(Exactly(tmp_path / "out.mp4"), None)
+    assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_a_clip_that_was_made_is_stored_though_the_next_is_interrupted(tmp_path, monkeypatch):
+    written = jobs.write_segment
+    monkeypatch.setattr(jobs, "write_segment", lambda *given: (time.sleep(0.3), written(*given)))
+    with pytest.raises(Off):
+        make(the_job(tmp_path), tmp_path / "out.mp4", clips=2)
+    with the_job(tmp_path).hold() as job:
+        assert job.first_missing() == 2
 
 
 HOLDER = """

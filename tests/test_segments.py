@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core.audio_files import read_sound
-from multitalk_nodes.multitalk_core.segments import CODECS, SegmentError, join_segments, read_frames, write_segment, write_sound
+from multitalk_nodes.multitalk_core.segments import CODECS, SegmentError, join_segments, read_frames, to_pixels, write_segment, write_sound
 
 COUNTS = (1, 81, 56, 2, 3)
 RATE = 44_100
@@ -38,7 +38,7 @@ def segments(tmp_path, codec):
     files, start = [], 0
     for number, count in enumerate(COUNTS):
         files.append(tmp_path / f"{number}{codec.suffix}")
-        write_segment(files[-1], pictures(start, count), codec)
+        write_segment(files[-1], to_pixels(pictures(start, count)), codec)
         start += count
     return files
 
@@ -74,7 +74,7 @@ def test_segments_are_the_same_bytes_every_time(tmp_path, codec):
     """At the smallest size that videos have here; of pictures of 64×48 x264 makes other bits in 2 of 1,000 files."""
     digests = set()
     for number in range(4):
-        write_segment(tmp_path / f"{number}{codec.suffix}", pictures(1, 40, 128, 128), codec)
+        write_segment(tmp_path / f"{number}{codec.suffix}", to_pixels(pictures(1, 40, 128, 128)), codec)
         digests.add(digest(tmp_path / f"{number}{codec.suffix}"))
     assert len(digests) == 1
 
@@ -106,7 +106,7 @@ def test_after_ten_minutes_picture_and_sound_are_less_than_a_frame_apart(tmp_pat
     for number, count in enumerate(counts):
         frames = flashes[start : start + count, None, None, None].expand(-1, 32, 32, 3)
         files.append(tmp_path / f"{number}{codec.suffix}")
-        write_segment(files[-1], frames, codec)
+        write_segment(files[-1], to_pixels(frames), codec)
         start += count
     sound = torch.zeros(1, sum(counts) * RATE // 25)
     for moment in moments:
@@ -154,7 +154,7 @@ def test_a_file_that_is_no_video_is_told(tmp_path):
 
 
 def test_a_video_file_says_how_its_colours_are_meant(tmp_path):
-    write_segment(tmp_path / "a.mp4", pictures(0, 3), CODECS["h264"])
+    write_segment(tmp_path / "a.mp4", to_pixels(pictures(0, 3)), CODECS["h264"])
     with av.open(str(tmp_path / "a.mp4")) as container:
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
