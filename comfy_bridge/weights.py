@@ -21,7 +21,7 @@ from ..multitalk_core.gguf_files import map_gguf
 from ..multitalk_core.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
 from ..multitalk_core.layouts import OURS, Stored, collect, plain_key
 from ..multitalk_core.manifest import Manifest
-from ..multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError, null_windows
+from ..multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError
 from ..multitalk_core.weight_files import Header, read_header
 from .quantised import Quantised
 
@@ -81,7 +81,7 @@ class MultiTalkWeights:
         comfy.model_management.load_models_gpu([self.patcher])
         project = self.adapter.audio_proj
         windows = windows.to(self.patcher.load_device)
-        return project(windows).cpu(), project(null_windows(windows)).cpu()
+        return project(windows).cpu(), project.null_tokens(windows).cpu()
 
 
 def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype | None = None) -> MultiTalkWeights:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .windows import FRAMES_PER_LATENT, WINDOW
+from .windows import FRAMES_PER_LATENT, WINDOW, latent_frames
 
 LATER_WINDOW = 8  # embeddings of a later latent: 3 of its first frame, 1 of each middle one, 3 of its last
 LABEL_LENGTH = 4.0  # length of a speaker's range of labels ("class_interval")
@@ -221,6 +221,11 @@ class AudioProjection(nn.Module):
         tokens = self.proj3(self.proj2(hidden).relu())
         tokens = self.norm(rearrange(tokens, "s t (m c) -> s t m c", m=self.shape.context_tokens))
         return rearrange(tokens, "s t m c -> 1 t (s m) c")
+
+    def null_tokens(self, windows: Tensor) -> Tensor:
+        """Null audio for windows of F frames: [1, T, M, token dim]. All latents after the first hear the same, so one of them is made."""
+        made = self(null_windows(windows[:, : 1 + FRAMES_PER_LATENT]))
+        return torch.cat([made[:, :1], made[:, 1:].expand(-1, latent_frames(windows.shape[1]) - 1, -1, -1)], dim=1)
 
 
 class AudioCrossAttention(nn.Module):

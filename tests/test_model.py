@@ -264,6 +264,14 @@ def test_null_audio_is_one_speaker_of_zeros():
     assert silent.shape == (1, 9, 5, 2, 4) and not silent.any()
 
 
+@pytest.mark.parametrize("latents", [1, 2, 6])
+@torch.no_grad()
+def test_null_tokens_are_those_of_null_windows(latents):
+    project = MultiTalkAdapter(SHAPE).audio_proj
+    windows = torch.randn(3, 4 * (latents - 1) + 1, 5, LAYERS, AUDIO_DIM)
+    torch.testing.assert_close(project.null_tokens(windows), project(null_windows(windows)), rtol=0, atol=1e-6)
+
+
 def test_speakers_are_counted_by_their_tokens():
     adapter = MultiTalkAdapter(SHAPE)
     for speakers in (1, 2, 4):

@@ -20,6 +20,7 @@ ALLOWED = {
 HOST = "comfy comfy_api comfy_execution comfy_extras execution folder_paths latent_preview node_helpers nodes server"
 # needed for one feature each, or only faster: a pack that imports them at start breaks where they are missing
 OPTIONAL = {"boto3", "flash_attn", "kornia", "librosa", "pysubs2", "sageattention", "silero_vad", "triton", "xformers"}
+SLOW = {"av", "transformers"}  # to import: so the pack does it where they are used. ComfyUI has them
 
 
 def product_files() -> list[Path]:
@@ -106,9 +107,9 @@ def test_the_core_does_not_know_comfy(file):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_optional_packages_are_not_imported_at_start(file):
-    tree, _ = parse(file)
-    assert not imported_modules(run_at_import(tree)) & OPTIONAL
+def test_optional_and_slow_packages_are_not_imported_at_start(file):
+    tree, place = parse(file)
+    assert not imported_modules(run_at_import(tree)) & (OPTIONAL if place[:1] == ("serverless",) else OPTIONAL | SLOW)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(f"{BRIDGE}/step_cache.py", "level * (1 - SAME)).sum()) - 1)", "level * (1 - SAME)).sum()) - 2)", "06"),
     Mutant(f"{BRIDGE}/guider.py", '"drop_text": "negative", "drop_audio"', '"drop_text": "positive", "drop_audio"', "06"),
     Mutant(f"{BRIDGE}/guider.py", "guided = x - sigma * self", "guided = x + sigma * self", "06"),
-    Mutant(f"{BRIDGE}/weights.py", "project(windows).cpu(), project(null_windows(windows)).cpu()", "project(windows).cpu(), 0 * project(null_windows(windows)).cpu()", "05"),
+    Mutant(f"{BRIDGE}/weights.py", "project.null_tokens(windows).cpu()", "0 * project.null_tokens(windows).cpu()", "05"),
     Mutant(f"{CORE}/voices.py", "return normalise_loudness(voice) if level else voice", "return normalise_loudness(voice)[1:] if level else voice[1:]", "01"),
     Mutant(f"{CORE}/voices.py", "starts = tuple(begin / SAMPLE_RATE", "starts = tuple(0 * begin / SAMPLE_RATE", "01"),
     Mutant(f"{BRIDGE}/clip.py", "masks = tokens if len(voices.speakers) > 1 else None", "masks = tokens.flip(0) if len(voices.speakers) > 1 else None", "12"),
