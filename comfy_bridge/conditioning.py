@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..multitalk_core.prompts import Prompt
 from ..multitalk_core.sizes import clip_input
-from .patches import AUDIO, VOICED
+from .patches import AUDIO, NULL
 
 NULL_AUDIO = "multitalk_null_audio"  # beside the voices, for the guider
 SECONDS = "multitalk_seconds"  # beside a prompt that does not hold all the time: from when and until when
@@ -45,12 +45,12 @@ def with_clip(
     values = {"concat_latent_image": known_latent, "concat_mask": mask, NULL_AUDIO: null_tokens.repeat(1, 1, speakers, 1)}
     if clip_vision_output is not None:
         values["clip_vision_output"] = clip_vision_output
-    return [[text, _hearing({**extra, **values}, tokens, True)] for text, extra in conditioning]
+    return [[text, _hearing({**extra, **values}, tokens, null=False)] for text, extra in conditioning]
 
 
 def with_null_audio(conditioning: Conditioning) -> Conditioning:
     """The same conditioning with null audio in place of the voices, of the same shape, so that ComfyUI can ask for both at once."""
-    return [[text, _hearing(extra, extra[NULL_AUDIO], False) if NULL_AUDIO in extra else extra] for text, extra in conditioning]
+    return [[text, _hearing(extra, extra[NULL_AUDIO], null=True) if NULL_AUDIO in extra else extra] for text, extra in conditioning]
 
 
 def by_time(clip: comfy.sd.CLIP, prompts: Sequence[Prompt]) -> Conditioning:
@@ -86,7 +86,7 @@ def check_clip(model: comfy.model_patcher.ModelPatcher, seen: comfy.clip_vision.
         raise PictureError(f"The CLIP vision model gives {width} features, but WAN takes {expected}. Load clip_vision_h.safetensors.")
 
 
-def _hearing(extra: dict[str, Any], tokens: Tensor, voiced: bool) -> dict[str, Any]:
+def _hearing(extra: dict[str, Any], tokens: Tensor, null: bool) -> dict[str, Any]:
     """model_conds is what core itself adds per conditioning; a tensor put there reaches the model as a keyword, batch on dim 0."""
-    heard = {AUDIO: comfy.conds.CONDRegular(tokens), VOICED: comfy.conds.CONDRegular(torch.tensor([float(voiced)]))}
+    heard = {AUDIO: comfy.conds.CONDRegular(tokens), NULL: comfy.conds.CONDRegular(torch.tensor([float(null)]))}
     return {**extra, "model_conds": {**extra.get("model_conds", {}), **heard}}

@@ -105,7 +105,12 @@ class LongVideo:
             job.check_space(2 * self._bytes(*size, codec, missing) + job.stored_bytes + self._motion_bytes(*size, missing))
             sound = job.keep_sound(self.sound.waveform, self.sound.rate)
             progress = Progress(self.backend, clips, before, tell)
-            followed = replace(self.backend, callback=progress.step)
+
+            def step(*given: Any) -> None:
+                job.check_storing()
+                progress.step(*given)
+
+            followed = replace(self.backend, callback=step)
 
             def make(clip: Clip, motion: Tensor | None) -> tuple[int, Tensor]:
                 comfy.model_management.throw_exception_if_processing_interrupted()

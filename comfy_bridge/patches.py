@@ -20,13 +20,13 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..multitalk_core.generate import Motion
-from ..multitalk_core.model import Attention, WeightsError, audio_positions, reference_attention_map, speaker_positions
+from ..multitalk_core.model import WeightsError, audio_positions, reference_attention_map, speaker_positions
 from ..multitalk_core.places import SpeakerError
 from ..multitalk_core.schedule import renoise
 from .weights import MultiTalkWeights
 
 AUDIO = "audio_embed"  # the one name that core's context windows slice, time on dim 1
-VOICED = "multitalk_voiced"  # beside it: 1 for voices, 0 for null audio, which is not routed; without it, voices
+NULL = "multitalk_null"  # beside it: 1 for null audio, which is not routed to anybody; 0, or without it, voices
 CALL = "multitalk"  # key of transformer_options
 KEY = "multitalk"  # of our wrappers
 RECORD = "multitalk_record"  # key of transformer_options: who watches the maps, as label_map.py does
@@ -40,8 +40,7 @@ class Call:
 
     audio: Tensor  # [B, T, S · M, C]
     heads: int  # of the WAN model
-    attention: Attention
-    voiced: tuple[int, ...] = ()  # which of the batch hear several voices, so that each token must know which one
+    routed: tuple[int, ...] = ()  # which of the batch hear several voices, so that each token must know which one
     masks: Tensor | None = None  # [S + 1, N]
     audio_labels: Tensor | None = None  # [B, S · M]
     labels: Tensor | None = None  # [B, T · N], from this block's self-attention to its audio attention
@@ -121,17 +120,16 @@ class _BringAudio:
                 "MultiTalk Conditioning."
             )
         options = options_of(args, kwargs)
-        call = options[CALL] = Call(audio, self._heads, partial(_video_attention, options))
+        call = options[CALL] = Call(audio, self._heads)  # with nothing that leads back to the options, or they would outlive the call
         speakers = self._weights.adapter.speakers_in(audio)
-        told = kwargs.pop(VOICED, None)
-        voiced = [1.0] * audio.shape[0] if told is None else told.tolist()
-        if speakers > 1 and any(voiced):
+        null = [0.0] * audio.shape[0] if (told := kwargs.pop(NULL, None)) is None else told.tolist()
+        if speakers > 1 and not all(null):
             if self._masks is None or self._masks.shape[0] != speakers + 1:
                 raise SpeakerError(f"{speakers} voices are heard, but there are no masks for {speakers} speakers and the background.")
-            call.voiced = tuple(row for row, heard in enumerate(voiced) if heard)
+            call.routed = tuple(row for row, is_null in enumerate(null) if not is_null)
             call.masks = self._masks.to(x.device)
             positions = audio_positions(speakers, self._weights.shape.context_tokens, x.device)
-            call.audio_labels = torch.tensor(voiced, device=x.device)[:, None] * positions  # null audio is at 0, and so is who hears it
+            call.audio_labels = (1 - torch.tensor(null, device=x.device))[:, None] * positions  # null audio is at 0, and so is who hears it
         return executor(x, *args, **kwargs)
 
 
@@ -155,7 +153,7 @@ class _SpeakerMap:
                 )
             q, k = args["q"], args["k"]
             call.labels = q.new_zeros(q.shape[:2], dtype=torch.float32)
-            for row in call.voiced:  # one by one: the map's attention takes as much memory as q, and only for one
+            for row in call.routed:  # one by one: the map's attention takes as much memory as q, and only for one
                 maps = reference_attention_map(q[row : row + 1], k[row : row + 1], call.masks)
                 call.labels[row] = speaker_positions(maps)[0]
                 if (recorder := options.get(RECORD)) is not None:
@@ -175,7 +173,7 @@ class _AudioAttention:
         call: Call = options[CALL]
         block = self._weights.adapter.blocks[options["block_index"]]
         labels, call.labels = call.labels, None
-        return block(x, call.audio.to(x.dtype), call.heads, labels, call.audio_labels, call.attention)
+        return block(x, call.audio.to(x.dtype), call.heads, labels, call.audio_labels, partial(_video_attention, options))
 
     def models(self) -> list[comfy.model_patcher.ModelPatcher]:
         """Tells the manager to load the weights along with the model."""

@@ -79,9 +79,8 @@ class MultiTalkWeights:
             windows: [S, F, 5, L, D].
         """
         comfy.model_management.load_models_gpu([self.patcher])
-        project = self.adapter.audio_proj
-        windows = windows.to(self.patcher.load_device)
-        return project(windows).cpu(), project.null_tokens(windows).cpu()
+        voices, null = self.adapter.audio_proj.with_null(windows.to(self.patcher.load_device))
+        return voices.cpu(), null.cpu()
 
 
 def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype | None = None) -> MultiTalkWeights:

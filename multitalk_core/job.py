@@ -69,6 +69,7 @@ class Job:
         self.folder, self._key, self._plan, self._codec, self._quality = folder, key, plan, codec, quality
         self._overlap = max((clip.drop for clip in plan), default=0) or 1
         self._finished: dict[int, _Finished] = {}
+        self._storing: Future[None] | None = None
 
     @contextmanager
     def hold(self) -> Iterator[Job]:
@@ -133,34 +134,48 @@ class Job:
                 are what will be read back from the disk.
             report: is told every clip that was made, with its new frames.
         Raises:
-            JobError: the disk is full; told after the clip that was made meanwhile, which is lost with the one that has no room.
+            JobError: the disk is full; told when the clip that is made meanwhile is ready, or asks with `check_storing`.
         """
+        self._storing = None
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="multitalk-job") as thread:  # waits for it, also when `make` raises
             while (missing := self.first_missing()) is not None:
                 begin, motion = self.beginning_for(missing)
-                storing: Future[None] | None = None
                 for clip in self._plan[begin:]:
                     if clip.index > missing and self.is_finished(clip.index):
                         break
-                    seed, frames = make(clip, None if clip.drop == 0 else motion)
+                    seed, frames = self._beside_storing(make, clip, None if clip.drop == 0 else motion)
                     codes = _codes(frames[-self._overlap :])
                     motion = _motion(codes)
                     new = frames[clip.drop : clip.drop + clip.keep]
                     pixels = to_pixels(new)
-                    if storing is not None:
-                        storing.result()
-                    storing = thread.submit(self._store, clip, seed, pixels, codes)
+                    self._stored()
+                    self._storing = thread.submit(self._store, clip, seed, pixels, codes)
                     report(clip, new)
-                    del (
-                        frames,
-                        new,
-                        pixels,
-                        codes,
-                    )  # while the next is made, this clip's motion frames are held, and its pixels until stored
-                if storing is not None:
-                    storing.result()
+                    del frames, new, pixels, codes  # so that only motion frames, and pixels until they are stored, are held meanwhile
+                self._stored()
+
+    def check_storing(self) -> None:
+        """Raises what the clip before could not be stored for, as soon as it is known: JobError for a full disk."""
+        if self._storing is not None and self._storing.done():
+            self._storing.result()
 
     # -- making
+
+    def _stored(self) -> None:
+        """Waits until the clip before is stored."""
+        if self._storing is not None:
+            self._storing.result()
+        self._storing = None
+
+    def _beside_storing(self, make: Callable[[Clip, Tensor | None], tuple[int, Tensor]], clip: Clip, motion: Tensor | None) -> Any:
+        """Make a clip. Who interrupts it is told if the one before could not be stored, too."""
+        made = None
+        try:
+            made = make(clip, motion)
+        finally:
+            if made is None and self._storing is not None and (problem := self._storing.exception()) is not None:
+                logger.warning("MultiTalk: the clip before is not stored, and will be made again: %s", problem)
+        return made
 
     def _store(self, clip: Clip, seed: int, pixels: Tensor, codes: np.ndarray) -> None:
         """Store a clip. A clip that is there already is not written again; its motion frames are.

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .windows import FRAMES_PER_LATENT, WINDOW, latent_frames
+from .windows import FRAMES_PER_LATENT, WINDOW
 
 LATER_WINDOW = 8  # embeddings of a later latent: 3 of its first frame, 1 of each middle one, 3 of its last
 LABEL_LENGTH = 4.0  # length of a speaker's range of labels ("class_interval")
@@ -31,7 +31,8 @@ LABEL_LENGTH = 4.0  # length of a speaker's range of labels ("class_interval")
 LABEL_STARTS = (0.0, 20.0, 5.0, 15.0)
 BACKGROUND_LABEL = 12.0
 LABEL_ROPE_BASE = 10_000.0
-ROTATED_AT_ONCE = 1 << 23  # numbers; what is rotated at once is in float32, and a whole clip of it would be the step's largest tensor
+ROTATED_AT_ONCE = 1 << 23  # numbers; in float32, of a whole clip several copies of them would be more than the feed-forward needs
+COMPLEX = ("cpu", "cuda", "mps")  # devices that multiply complex numbers
 MAP_EPSILON = 1e-8  # keeps a constant map from dividing by zero; multitalk_utils.py, normalize_and_scale()
 
 
@@ -159,7 +160,7 @@ def audio_positions(speakers: int, context_tokens: int, device: torch.device | N
 
 
 def rotate_(x: Tensor, positions: Tensor) -> Tensor:
-    """1-D RoPE over neighbouring pairs of the head dim, a pair being a complex number: computed in float32, written into x.
+    """1-D RoPE over neighbouring pairs of the head dim: computed in float32, written into x.
 
     Args:
         x: [B, n, H, d].
@@ -167,17 +168,27 @@ def rotate_(x: Tensor, positions: Tensor) -> Tensor:
     Returns:
         x.
     """
-    half = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=torch.float32) / x.shape[-1]
-    angle = (positions.float()[..., None] / LABEL_ROPE_BASE**half)[..., None, :]  # the same for every head
-    turns = torch.polar(torch.ones_like(angle), angle).expand(x.shape[0], -1, -1, -1)
+    frequency = LABEL_ROPE_BASE ** -(torch.arange(0, x.shape[-1], 2, device=x.device, dtype=torch.float32) / x.shape[-1])
+    positions = positions.float().expand(x.shape[:2])[..., None, None]  # the same for every head
     length = max(1, ROTATED_AT_ONCE // max(1, x[:, :1].numel()))
     for start in range(0, x.shape[1], length):
         part = x[:, start : start + length]  # not split(), whose views autograd does not let be written into
         numbers = part.float()
-        torch.view_as_complex(numbers.unflatten(-1, (-1, 2))).mul_(turns[:, start : start + length])
+        _turn_(numbers.unflatten(-1, (-1, 2)), positions[:, start : start + length] * frequency)
         if numbers.dtype != part.dtype:
             part.copy_(numbers)
     return x
+
+
+def _turn_(pairs: Tensor, angle: Tensor) -> None:
+    """Each pair [.., 2], a complex number, by its angle [..], in place."""
+    if pairs.device.type in COMPLEX:  # one operation, 20 times as fast on a CPU
+        torch.view_as_complex(pairs).mul_(torch.polar(torch.ones_like(angle), angle))
+        return
+    (even, odd), cos, sin = (pairs[..., 0], pairs[..., 1]), angle.cos(), angle.sin()
+    turned = even * cos - odd * sin
+    odd.mul_(cos).addcmul_(even, sin)
+    even.copy_(turned)
 
 
 def split_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,17 +226,41 @@ class AudioProjection(nn.Module):
         Raises:
             WeightsError: embeddings of another encoder.
         """
+        first, later = self._windows(windows)
+        tokens = self._tokens(first.flatten(0, 1), later.flatten(0, 1))
+        return self._side_by_side(tokens, len(windows))
+
+    def with_null(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of the voices, and of null audio [1, T, M, token dim], in one pass over the weights.
+
+        All null latents after the first hear the same zeros, so one of them is made.
+        """
+        (first, later), (null_first, null_later) = (
+            self._windows(some) for some in (windows, null_windows(windows[:, : 1 + FRAMES_PER_LATENT]))
+        )
+        tokens = self._tokens(
+            torch.cat([first.flatten(0, 1), null_first.flatten(0, 1)]), torch.cat([later.flatten(0, 1), null_later.flatten(0, 1)])
+        )
+        count = len(first)
+        voices = torch.cat([tokens[:count], tokens[count + 1 : count + 1 + later.shape[:2].numel()]])
+        null = torch.cat([tokens[count : count + 1], tokens[len(tokens) - null_later.shape[1] :].expand(later.shape[1], -1, -1)])
+        return self._side_by_side(voices, count), null[None]
+
+    def _windows(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         self.shape.check_encoder(*windows.shape[-2:])
         first, later = split_windows(windows)
-        hidden = torch.cat([self.proj1(first.flatten(2)).relu(), self.proj1_vf(later.flatten(2)).relu()], dim=1)
-        tokens = self.proj3(self.proj2(hidden).relu())
-        tokens = self.norm(rearrange(tokens, "s t (m c) -> s t m c", m=self.shape.context_tokens))
-        return rearrange(tokens, "s t m c -> 1 t (s m) c")
+        return first.flatten(2), later.flatten(2)
 
-    def null_tokens(self, windows: Tensor) -> Tensor:
-        """Null audio for windows of F frames: [1, T, M, token dim]. All latents after the first hear the same, so one of them is made."""
-        made = self(null_windows(windows[:, : 1 + FRAMES_PER_LATENT]))
-        return torch.cat([made[:, :1], made[:, 1:].expand(-1, latent_frames(windows.shape[1]) - 1, -1, -1)], dim=1)
+    def _tokens(self, first: Tensor, later: Tensor) -> Tensor:
+        """Windows of first latents [a, 5 · L · D] and of later ones [b, 8 · L · D] → [a + b, M, token dim]."""
+        hidden = torch.cat([self.proj1(first).relu(), self.proj1_vf(later).relu()])
+        tokens = self.proj3(self.proj2(hidden).relu())
+        return self.norm(rearrange(tokens, "n (m c) -> n m c", m=self.shape.context_tokens))
+
+    def _side_by_side(self, tokens: Tensor, speakers: int) -> Tensor:
+        """Every speaker's first latent, then every speaker's later ones [S · T, M, c] → [1, T, S · M, c]."""
+        first, later = tokens[:speakers, None], rearrange(tokens[speakers:], "(s t) m c -> s t m c", s=speakers)
+        return rearrange(torch.cat([first, later], dim=1), "s t m c -> 1 t (s m) c")
 
 
 class AudioCrossAttention(nn.Module):

@@ -149,10 +149,11 @@ def reflect(indices: Tensor, length: int) -> Tensor:
 
 def audio_windows(tracks: Sequence[Embeds], start: int, stop: int) -> Tensor:
     """Windows of the frames start…stop of every speaker: S tracks of [F, L, D] → [S, F, 5, L, D]."""
-    return torch.stack([_windows_of(track, start, stop) for track in tracks])
+    wanted = window_indices(start, stop)
+    within = {length: reflect(wanted, length) for length in {track.shape[0] for track in tracks}}
+    return torch.stack([_windows_of(track, within[track.shape[0]]) for track in tracks])
 
 
-def _windows_of(track: Embeds, start: int, stop: int) -> Tensor:
-    indices = reflect(window_indices(start, stop), track.shape[0])
+def _windows_of(track: Embeds, indices: Tensor) -> Tensor:
     first, last = int(indices.min()), int(indices.max()) + 1
     return track[first:last][indices - first]

@@ -91,6 +91,44 @@ def test_branches_together_or_one_by_one_give_the_same(tiny, wan, weights, monke
     torch.testing.assert_close(batched, split, atol=1e-3, rtol=1e-3)
 
 
+def test_nothing_of_a_call_outlives_it(tiny, wan, weights):
+    """Not even until the garbage collector runs: what a step cache keeps is a gigabyte."""
+    import gc
+    import weakref
+
+    heard = []
+    hook = weights.adapter.blocks[0].audio_cross_attn.register_forward_pre_hook(lambda _m, args: heard.append(weakref.ref(args[1])))
+    guider = guide(tiny, patched(tiny, wan, weights), weights, 4.0, 3.0)
+    gc.collect()
+    gc.disable()
+    try:
+        run(tiny, guider)
+        assert len(heard) == STEPS and not any(audio() is not None for audio in heard)
+    finally:
+        gc.enable()
+        hook.remove()
+
+
+@pytest.mark.parametrize("takes", [1, 2])
+def test_the_watcher_gets_the_voiced_branch_of_the_prompt(tiny, wan, weights, takes):
+    """Three branches and several takes in one forward: the map of the positive one, not of the negative one with the same voices."""
+    from multitalk_nodes.comfy_bridge.patches import RECORD
+
+    seen = []
+
+    class Watcher:
+        def see(self, options, branch, maps, masks):
+            seen.append((branch, options["block_index"], maps.shape, options["cond_or_uncond"]))
+
+    model = patched(tiny, wan, weights)
+    model.model_options["transformer_options"][RECORD] = Watcher()
+    noise = torch.randn(takes, *tiny.known_latent().shape[1:], generator=torch.Generator().manual_seed(1))
+    run(tiny, guide(tiny, model, weights, 4.0, 3.0), noise=noise, steps=1)
+    branches = [branch for branch, block, _, _ in seen if block == 0]
+    assert seen[0][3] == [2, 1, 0] and branches == [1] * takes + [0] * takes, "2 is null audio, and has no map"
+    assert {shape for _, _, shape, _ in seen} == {torch.Size((3, 3 * 24))}
+
+
 @pytest.mark.parametrize("speakers", [1, 2, 3, 4])
 def test_a_batch_of_two_latents_is_two_runs(tiny, wan, weights, speakers):
     guider = guide(tiny, patched(tiny, wan, weights, speakers), weights, 4.0, 3.0, speakers)

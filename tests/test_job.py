@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -233,20 +234,51 @@ def test_motion_frames_come_back_as_they_were_handed_on(tmp_path):
     assert (tmp_path / "job" / "clip_00001_motion.npy").stat().st_size - 128 == motion_bytes(OVERLAP, 32, 48)
 
 
-def test_a_clip_is_stored_while_the_next_one_is_made(tmp_path, whole):
-    job = the_job(tmp_path)
+def test_a_clip_is_stored_while_the_next_one_is_made(tmp_path, whole, monkeypatch):
+    """Storing waits until the next clip is being made."""
+    begun, written = [threading.Event() for _ in range(6)], jobs.write_segment
+    begun[5].set()  # after the last clip there is none
+
+    def write(path, *given):
+        assert begun[int(path.name[13:18]) + 1].wait(60)
+        written(path, *given)
 
     def make_clip(clip, motion):
-        for _ in range(1000):
-            if clip.index == 0 or job.is_finished(clip.index - 1):
-                return 7 + clip.index, made(clip, motion)
-            time.sleep(0.01)
-        raise AssertionError("the clip before was not stored")
+        begun[clip.index].set()
+        return 7 + clip.index, made(clip, motion)
 
+    monkeypatch.setattr(jobs, "write_segment", write)
+    job = the_job(tmp_path)
     with job.hold():
         job.fill(make_clip, lambda clip, frames: None)
         job.join(Exactly(tmp_path / "out.mp4"), None)
     assert digest(tmp_path / "out.mp4") == whole
+
+
+def test_a_clip_that_cannot_be_stored_stops_the_next_one_when_it_asks(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def make_clip(clip, motion):
+        for _ in range(1000 if clip.index else 0):
+            job.check_storing()
+            time.sleep(0.01)
+        return 7, made(clip, motion)
+
+    monkeypatch.setattr(jobs, "write_segment", full)
+    job = the_job(tmp_path)
+    with pytest.raises(JobError, match="is full"), job.hold():
+        job.fill(make_clip, lambda clip, frames: pytest.fail("made") if clip.index else None)
+
+
+def test_who_interrupts_is_told_of_a_clip_that_could_not_be_stored(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jobs, "write_segment", full)
+    with caplog.at_level(logging.WARNING), pytest.raises(Off):
+        make(the_job(tmp_path), tmp_path / "out.mp4", clips=1)
+    assert "the clip before is not stored" in caplog.text and "is full" in caplog.text
 
 
 def test_a_clip_that_was_made_is_stored_though_the_next_is_interrupted(tmp_path, monkeypatch):

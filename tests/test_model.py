@@ -196,7 +196,8 @@ def test_audio_tokens_sit_at_the_centre_of_their_speaker(speakers):
 @pytest.mark.parametrize("d", [2, 8, 128])
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("at_once", [1, 4, 1000])
-def test_rotating_is_multiplying_by_complex_numbers(d, batched, at_once, monkeypatch):
+@pytest.mark.parametrize("devices", [("cpu",), ()])
+def test_rotating_is_multiplying_by_complex_numbers(d, batched, at_once, devices, monkeypatch):
     x = torch.randn(2, 7, 3, d)
     positions = torch.rand(2, 7) * 24 if batched else torch.rand(7) * 24
     numbers = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
@@ -205,6 +206,7 @@ def test_rotating_is_multiplying_by_complex_numbers(d, batched, at_once, monkeyp
     turn = torch.polar(torch.ones_like(angle), angle)
     turned = torch.view_as_real(numbers * turn[..., None, :]).flatten(-2)
     monkeypatch.setattr(model, "ROTATED_AT_ONCE", at_once * 3 * d)
+    monkeypatch.setattr(model, "COMPLEX", devices)
     rotated = x.clone()
     assert rotate_(rotated, positions).data_ptr() == rotated.data_ptr()
     torch.testing.assert_close(rotated.double(), turned, rtol=0, atol=1e-5)
@@ -264,12 +266,15 @@ def test_null_audio_is_one_speaker_of_zeros():
     assert silent.shape == (1, 9, 5, 2, 4) and not silent.any()
 
 
+@pytest.mark.parametrize("speakers", [1, 3])
 @pytest.mark.parametrize("latents", [1, 2, 6])
 @torch.no_grad()
-def test_null_tokens_are_those_of_null_windows(latents):
+def test_tokens_of_voices_and_null_audio_in_one_pass_are_those_of_two(speakers, latents):
     project = MultiTalkAdapter(SHAPE).audio_proj
-    windows = torch.randn(3, 4 * (latents - 1) + 1, 5, LAYERS, AUDIO_DIM)
-    torch.testing.assert_close(project.null_tokens(windows), project(null_windows(windows)), rtol=0, atol=1e-6)
+    windows = torch.randn(speakers, 4 * (latents - 1) + 1, 5, LAYERS, AUDIO_DIM)
+    voices, null = project.with_null(windows)
+    torch.testing.assert_close(voices, project(windows), rtol=0, atol=1e-6)
+    torch.testing.assert_close(null, project(null_windows(windows)), rtol=0, atol=1e-6)
 
 
 def test_speakers_are_counted_by_their_tokens():
