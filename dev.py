@@ -17,6 +17,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as h
 
 from benchmarks import drift as drift_options
 from benchmarks import long_video as long_video_options
+from benchmarks import performance as performance_options
 from benchmarks import step_cache as step_cache_options
 from benchmarks import sync_check as sync_check_options
 from demo import eval_main as eval_options
@@ -118,12 +119,18 @@ def eval_demo(options: argparse.Namespace) -> int:
     return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
 
 
-BENCHES = {"long-video": long_video_options, "drift": drift_options, "sync-check": sync_check_options, "step-cache": step_cache_options}
+BENCHES = {
+    "performance": performance_options,
+    "long-video": long_video_options,
+    "drift": drift_options,
+    "sync-check": sync_check_options,
+    "step-cache": step_cache_options,
+}
 
 
 def bench(options: argparse.Namespace) -> int:
-    """measure and write benchmarks/results: `bench long-video` memory and time by length, `drift`, `sync-check` its errors, `step-cache`"""
-    name, *more = options.more or [""]
+    """how fast (docs/performance.md; --gpu on a card); or `bench long-video` memory and time, `drift`, `sync-check`, `step-cache`"""
+    name, *more = options.more if options.more and not options.more[0].startswith("-") else ["performance", *options.more]
     if name not in BENCHES:
         raise StepFailed("bench", f"there is no measurement '{name}'", "name one: python dev.py bench " + " | ".join(BENCHES))
     BENCHES[name].parse(more)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 
-def begin() -> None:
-    """Makes the pack importable as `multitalk_nodes`, and ComfyUI beside it."""
+def begin(cpu: bool = False) -> None:
+    """Makes the pack importable as `multitalk_nodes`, and ComfyUI beside it; on the CPU also where there is a card, if asked."""
+    if cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
     spec = importlib.util.spec_from_file_location("multitalk_tools_pack", Path(__file__).resolve().parents[1] / "tools" / "pack.py")
     pack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)

@@ -93,7 +93,7 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
 
     def tell(line: str) -> None:
         if "step" not in line:  # a clip begins, or they are joined
-            clips.append({"at": time.monotonic(), "model": backend.seconds[0], "rss_mb": resident(), "peak_mb": most[0]})
+            clips.append({"at": time.monotonic(), "model": sum(backend.seconds.values()), "rss_mb": resident(), "peak_mb": most[0]})
             most[0] = 0.0
 
     watching = threading.Thread(target=watch)
@@ -123,12 +123,12 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
 
 def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
     """The video as the node would make it, and its backend, which counts the model's seconds."""
-    from dataclasses import dataclass, fields, replace
+    from dataclasses import replace
 
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
+    from multitalk_nodes.benchmarks.timed import TimedBackend
     from multitalk_nodes.comfy_bridge.demo import load_demo
     from multitalk_nodes.comfy_bridge.long_video import Settings, long_video
     from multitalk_nodes.comfy_bridge.weights import build_weights
@@ -139,27 +139,6 @@ def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
     from multitalk_nodes.multitalk_core.speakers import Speaker
     from multitalk_nodes.multitalk_core.voices import encode_voices
     from multitalk_nodes.multitalk_core.wav2vec import Wav2Vec2
-
-    @dataclass(frozen=True, kw_only=True)
-    class Timed(ComfyBackend):
-        """A backend that knows how long encoding, denoising and decoding took."""
-
-        seconds: list[float]
-
-        def encode(self, frames: torch.Tensor) -> torch.Tensor:
-            return self._timed(super().encode, frames)
-
-        def decode(self, latent: torch.Tensor) -> torch.Tensor:
-            return self._timed(super().decode, latent)
-
-        def denoise(self, condition: Any, seed: int) -> torch.Tensor:
-            return self._timed(super().denoise, condition, seed)
-
-        def _timed(self, work: Any, *given: Any) -> torch.Tensor:
-            began = time.monotonic()
-            made = work(*given)
-            self.seconds[0] += time.monotonic() - began
-            return made
 
     torch.manual_seed(0)
     demo = load_demo(ROOT / "demo" / "weights", MULTITALK)
@@ -177,7 +156,7 @@ def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
     settings = Settings(0, 0, 1, steps, 3.0, 1.0, 1.0, "euler", None, "auto", 81, 0, 1.0, ())
     picture = one_face().picture()[None]
     video = long_video(demo.model, weights, voices, picture, demo.vae, demo.prompt, demo.prompt, None, None, settings)
-    backend = Timed(**{field.name: getattr(video.backend, field.name) for field in fields(ComfyBackend)}, seconds=[0.0])
+    backend = TimedBackend.of(video.backend)
     return replace(video, backend=backend), backend
 
 

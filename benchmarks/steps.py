@@ -1,0 +1,155 @@
+"""One step of denoising: counted at the true sizes, timed where there is a device, and what guidance asks for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.ldm.wan.model
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+from ..comfy_bridge.conditioning import with_clip
+from ..comfy_bridge.guider import MultiTalkGuider
+from ..comfy_bridge.patches import patch_model
+from ..multitalk_core.schedule import sigmas
+from . import counted, paired
+from .sized import SIZES, Size, Sized
+
+SPEAKERS = (1, 2, 4)
+CORE_SPEAKERS = (1, 2)  # what ComfyUI's own node knows
+OVERRIDE = "optimized_attention_override"  # ComfyUI's key of transformer_options
+FORMS = ((1.0, 1.0), (1.0, 2.0), (5.0, 1.0), (5.0, 4.0))  # text scale, audio scale
+
+
+def count_steps(size: Size) -> list[dict[str, Any]]:
+    """Operations and memory of one evaluation beside the bare one, on shapes alone; see `as_on_a_card`.
+
+    All blocks are alike, so two models are counted, of one block and of two; the memory is the same of any number.
+    """
+    with counted.fake(), as_on_a_card():
+        one, two = (Sized(replace(size, blocks=blocks), dtype=torch.bfloat16, filled=False) for blocks in (1, 2))
+
+        def found(who: str, *speakers: int) -> tuple[int, int, int]:
+            first, second = (counted.count(getattr(sized, who)(*speakers)) for sized in (one, two))
+            operations = first.operations + (size.blocks - 1) * (second.operations - first.operations)
+            return operations, second.peak_bytes, second.largest_bytes
+
+        for sized in (one, two):
+            sized.extra = {OVERRIDE: counted.fused_attention}
+        names, bare, rows = ("operations", "peak_memory", "largest_tensor"), found("bare"), []
+        for who, speakers in ways():
+            ratios = {name: ours / theirs for name, ours, theirs in zip(names, found(who, speakers), bare, strict=True)}
+            rows.append({"who": who, "speakers": speakers, **ratios, "bare": dict(zip(names, bare, strict=True))})
+    return rows
+
+
+def time_steps(sized: Sized, rounds: int) -> list[dict[str, Any]]:
+    """The ratio of one evaluation to the bare one, timed in turn; on a card the memory too."""
+    named = {(who, speakers): getattr(sized, who)(speakers) for who, speakers in ways()}
+    bare, wait = sized.bare(), synchroniser(sized.device)
+    named = {("bare", 0): bare, **named}  # against itself: what differs by chance
+    rows = [{"who": who, "speakers": n, **paired.compare(way, bare, rounds, wait)} for (who, n), way in named.items()]
+    if sized.device.type == "cuda":
+        needed = peak_on_card(bare)
+        for row in rows:
+            row["peak_memory"] = peak_on_card(named[row["who"], row["speakers"]]) / needed
+    return rows
+
+
+def ways() -> Iterator[tuple[str, int]]:
+    """What is compared with the bare step: whose patches, for how many speakers."""
+    yield from (("ours", speakers) for speakers in SPEAKERS)
+    yield from (("core", speakers) for speakers in CORE_SPEAKERS)
+
+
+def guided_steps(sized: Sized, rounds: int) -> list[dict[str, Any]]:
+    """A step in each form of guidance: its evaluations, and its time over that of one evaluation, batched and one by one."""
+    forwards: list[int] = []
+    hook = sized.model.model.diffusion_model.register_forward_pre_hook(lambda _module, given: forwards.append(given[0].shape[0]))
+    steps = {form: partial(one_step, sized, guider(sized, 2, *form)) for form in FORMS}
+    one, wait, rows = steps[FORMS[0]], synchroniser(sized.device), []
+    for form, step in steps.items():
+        forwards.clear()
+        step()
+        row = {"text_scale": form[0], "audio_scale": form[1], "evaluations": sum(forwards), "forwards": len(forwards)}
+        row["batched"] = paired.compare(step, one, rounds, wait)
+        row["one_by_one"] = paired.compare(partial(without_memory, step), one, rounds, wait)
+        rows.append(row)
+    hook.remove()
+    return rows
+
+
+def guider(sized: Sized, speakers: int, text_scale: float, audio_scale: float) -> MultiTalkGuider:
+    """As MultiTalk Guider makes it, with random conditioning."""
+    latent = torch.randn(1, 16, *sized.size.latent)
+    seen = SimpleNamespace(penultimate_hidden_states=sized.seen.float().cpu())
+    null = sized.tokens(1).float().cpu()
+    clip = (latent, 1, seen, sized.tokens(speakers).float().cpu(), null)
+    positive, negative = (with_clip([[text.float().cpu(), {}]], *clip) for text in (sized.text, sized.text.flip(1)))
+    patched = patch_model(sized.model, sized.weights, sized.masks(speakers) if speakers > 1 else None)
+    return MultiTalkGuider(patched, positive, negative, text_scale, audio_scale)
+
+
+def one_step(sized: Sized, guider: MultiTalkGuider) -> torch.Tensor:
+    noise = torch.randn(1, 16, *sized.size.latent, generator=torch.Generator().manual_seed(0))
+    euler = comfy.samplers.sampler_object("euler")
+    with torch.inference_mode():
+        return guider.sample(noise, torch.zeros_like(noise), euler, sigmas(1, 5.0), disable_pbar=True, seed=0)
+
+
+def without_memory(step: Callable[[], Any]) -> Any:
+    """As where ComfyUI finds no memory for two branches at once; everything stays loaded."""
+    patcher = comfy.model_patcher.ModelPatcher
+    before, patcher.get_free_memory = patcher.get_free_memory, lambda *_: 0
+    try:
+        return step()
+    finally:
+        patcher.get_free_memory = before
+
+
+def let_go() -> None:
+    """What nothing holds any more leaves the card; ComfyUI's models have cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def synchroniser(device: torch.device) -> Callable[[], Any]:
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+def peak_on_card(compute: Callable[[], Any]) -> int:
+    """Bytes that a computation needs beside what is there: weights and inputs."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    compute()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@contextmanager
+def as_on_a_card() -> Iterator[None]:
+    """RMS norm and the video's RoPE take one tensor, as with the fused kernels of CUDA; on a CPU both make several of them in float32.
+
+    So bare WAN needs as little memory as it does on a card, and what ours adds is not hidden behind it. For shapes only.
+    """
+    network, functional = comfy.ldm.wan.model, torch.nn.functional
+    before = network.apply_rope1, functional.rms_norm
+    network.apply_rope1 = functional.rms_norm = lambda x, *_, **__: torch.empty_like(x)
+    try:
+        yield
+    finally:
+        network.apply_rope1, functional.rms_norm = before
+
+
+def counted_sizes() -> dict[str, list[dict[str, Any]]]:
+    """WAN 14B at both trained sizes."""
+    return {SIZES[name].name: count_steps(SIZES[name]) for name in ("480p", "720p")}
