@@ -30,7 +30,7 @@ from .sized import LAYERS, SPREAD, Size, Sized, fill
 from .timed import TimedBackend
 
 STEPS = 4  # distilled settings: text 1, audio 1, one evaluation a step
-CLIPS = 4
+CLIPS = 3
 OVERLAP = 9  # InfiniteTalk's motion frames
 
 

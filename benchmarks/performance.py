@@ -27,7 +27,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", metavar="PART", choices=CPU_PARTS, help=f"of {', '.join(CPU_PARTS)}; the others stay as they were"
     )
-    parser.add_argument("--rounds", type=int, help="of each comparison of steps (default: 9 on a CPU, 5 on a card); of guidance a third")
+    parser.add_argument(
+        "--rounds", type=int, help="of each comparison of steps (default: 9 on a CPU, 3 on a card); of guidance a third, at least 2"
+    )
     parser.add_argument(
         "--listen", type=int, nargs="+", default=[120, 1200], help="seconds of voice (default: 120 1200; an hour takes 8 minutes)"
     )
@@ -92,17 +94,19 @@ def part(name: str, options: argparse.Namespace) -> Any:
 
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() and options.gpu else ("cpu", torch.float32)
     sizes = [SIZES[size] for size in options.sizes or (("480p", "720p") if options.gpu else ("cpu",))]
-    rounds = options.rounds or (5 if options.gpu else 9)
+    rounds = options.rounds or (3 if options.gpu else 9)
     if name == "counted":
         return steps.counted_sizes()
     if name == "steps":
         found = {}
-        for size in sizes:
-            found[size.name] = steps.time_steps(Sized(size, device, dtype), rounds)
+        for size in sizes:  # the first in full; of the others what is dearest, because a card is lent for minutes
+            compared = (("ours", 2), ("core", 2)) if found else ()
+            found[size.name] = steps.time_steps(Sized(size, device, dtype), rounds, compared)
             steps.let_go()
         return found
     if name == "guidance":
-        return {sizes[0].name: steps.guided_steps(Sized(sizes[0], device, dtype), max(3, rounds // 3))}
+        forms = (steps.FORMS[0], steps.FORMS[-1]) if options.gpu else steps.FORMS
+        return {sizes[0].name: steps.guided_steps(Sized(sizes[0], device, dtype), max(2, rounds // 3), forms)}
     if name == "listening":
         return [around.in_a_process_of_its_own("listening", str(seconds)) for seconds in options.listen]
     if name == "clips":

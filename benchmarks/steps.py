@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -50,11 +50,16 @@ def count_steps(size: Size) -> list[dict[str, Any]]:
     return rows
 
 
-def time_steps(sized: Sized, rounds: int) -> list[dict[str, Any]]:
-    """The ratio of one evaluation to the bare one, timed in turn; on a card the memory too."""
-    named = {(who, speakers): getattr(sized, who)(speakers) for who, speakers in ways()}
+def time_steps(sized: Sized, rounds: int, compared: Sequence[tuple[str, int]] = ()) -> list[dict[str, Any]]:
+    """The ratio of one evaluation to the bare one, timed in turn; on a card the memory too.
+
+    Args:
+        compared: whose patches, for how many speakers; all `ways` if empty, and bare against itself: what differs by chance.
+    """
+    named = {(who, speakers): getattr(sized, who)(speakers) for who, speakers in compared or ways()}
     bare, wait = sized.bare(), synchroniser(sized.device)
-    named = {("bare", 0): bare, **named}  # against itself: what differs by chance
+    if not compared:
+        named = {("bare", 0): bare, **named}
     rows = [{"who": who, "speakers": n, **paired.compare(way, bare, rounds, wait)} for (who, n), way in named.items()]
     if sized.device.type == "cuda":
         needed = peak_on_card(bare)
@@ -69,12 +74,12 @@ def ways() -> Iterator[tuple[str, int]]:
     yield from (("core", speakers) for speakers in CORE_SPEAKERS)
 
 
-def guided_steps(sized: Sized, rounds: int) -> list[dict[str, Any]]:
-    """A step in each form of guidance: its evaluations, and its time over that of one evaluation, batched and one by one."""
+def guided_steps(sized: Sized, rounds: int, forms: Sequence[tuple[float, float]] = FORMS) -> list[dict[str, Any]]:
+    """A step in each form of guidance, the first of one evaluation: its evaluations; its time over the first's, batched or one by one."""
     forwards: list[int] = []
     hook = sized.model.model.diffusion_model.register_forward_pre_hook(lambda _module, given: forwards.append(given[0].shape[0]))
-    steps = {form: partial(one_step, sized, guider(sized, 2, *form)) for form in FORMS}
-    one, wait, rows = steps[FORMS[0]], synchroniser(sized.device), []
+    steps = {form: partial(one_step, sized, guider(sized, 2, *form)) for form in forms}
+    one, wait, rows = steps[forms[0]], synchroniser(sized.device), []
     for form, step in steps.items():
         forwards.clear()
         step()
