@@ -114,16 +114,14 @@ def _reach(cpu: Found, gpu: Found) -> str:
 
 def _steps(cpu: Found, gpu: Found) -> str:
     lines = ["| model and clip | whose | speakers | operations | peak memory | time |", "|---|---|---|---|---|---|"]
-    card = _part(gpu, "steps", {})
+    timed = {**_part(cpu, "steps", {}), **_part(gpu, "steps", {})}
     for size, rows in _part(cpu, "counted", {}).items():
         for row in rows:
-            timed = _row(card.get(size, []), row["who"], row["speakers"])
-            memory = f"{row['peak_memory']:.3f} counted" + (f", {timed['peak_memory']:.3f}" if timed and "peak_memory" in timed else "")
-            lines.append(f"| {size} | {WHO[row['who']]} | {row['speakers']} | {row['operations']:.3f} | {memory} | {_ratio(timed)} |")
-    for size, rows in [*_part(cpu, "steps", {}).items(), *((f"{size}, GPU", some) for size, some in card.items())]:
-        for row in rows:
-            if row["who"] == "bare" or size in _part(cpu, "steps", {}):
-                lines.append(f"| {size} | {WHO[row['who']]} | {row['speakers'] or ''} | | | {_ratio(row)} |")
+            found = _row(timed.get(size, []), row["who"], row["speakers"])
+            memory = f"{row['peak_memory']:.3f} counted" + (f", {found['peak_memory']:.3f}" if found and "peak_memory" in found else "")
+            lines.append(f"| {size} | {WHO[row['who']]} | {row['speakers']} | {row['operations']:.3f} | {memory} | {_ratio(found)} |")
+        if chance := _row(timed.get(size, []), "bare", 0):
+            lines.append(f"| {size} | {WHO['bare']} | | 1 | 1 | {_ratio(chance)} |")
     return "\n".join(lines) + "\n" + ABOUT_STEPS
 
 
