@@ -235,12 +235,10 @@ class AudioProjection(nn.Module):
 
         All null latents after the first hear the same zeros, so one of them is made.
         """
-        (first, later), (null_first, null_later) = (
-            self._windows(some) for some in (windows, null_windows(windows[:, : 1 + FRAMES_PER_LATENT]))
-        )
-        tokens = self._tokens(
-            torch.cat([first.flatten(0, 1), null_first.flatten(0, 1)]), torch.cat([later.flatten(0, 1), null_later.flatten(0, 1)])
-        )
+        first, later = self._windows(windows)
+        null_first, null_later = self._windows(null_windows(windows[:, : 1 + FRAMES_PER_LATENT]))
+        firsts, laters = (torch.cat([a.flatten(0, 1), b.flatten(0, 1)]) for a, b in ((first, null_first), (later, null_later)))
+        tokens = self._tokens(firsts, laters)
         count = len(first)
         voices = torch.cat([tokens[:count], tokens[count + 1 : count + 1 + later.shape[:2].numel()]])
         null = torch.cat([tokens[count : count + 1], tokens[len(tokens) - null_later.shape[1] :].expand(later.shape[1], -1, -1)])
@@ -307,16 +305,9 @@ class AudioBlock(nn.Module):
         self.norm_x = operations.LayerNorm(shape.dim, eps=1e-6, **kwargs)
         self.audio_cross_attn = AudioCrossAttention(shape, operations, **kwargs)
 
-    def forward(
-        self,
-        x: Tensor,
-        audio: Tensor,
-        heads: int,
-        labels: Tensor | None = None,
-        audio_labels: Tensor | None = None,
-        attention: Attention = sdpa,
-    ) -> Tensor:
-        return x + self.audio_cross_attn(self.norm_x(x), audio, heads, labels, audio_labels, attention)
+    def forward(self, x: Tensor, *heard: Any) -> Tensor:
+        """[B, T · N, C] → the same; the rest as in AudioCrossAttention.forward."""
+        return x + self.audio_cross_attn(self.norm_x(x), *heard)
 
 
 class MultiTalkAdapter(nn.Module):
