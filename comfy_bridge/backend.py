@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import comfy.clip_vision
 import comfy.model_management
@@ -14,7 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..multitalk_core.generate import Condition
+from ..multitalk_core.generate import Condition, with_grey
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.sizes import LATENT_STRIDE
 from ..multitalk_core.windows import latent_frames
@@ -24,7 +24,33 @@ from .patches import MotionNoise, hold_motion, motion_noise, patch_model
 from .weights import MultiTalkWeights
 
 AnyScene = TypeVar("AnyScene", bound="Scene")
+Made = TypeVar("Made")
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
+
+
+class Latest(Generic[Made]):
+    """A function that keeps its latest result, for when it is asked the same again: an image is the source of every clip."""
+
+    def __init__(self, function: Callable[..., Made]) -> None:
+        self._function = function
+        self._kept: tuple[tuple[Any, ...], Made] | None = None
+
+    def __call__(self, *given: Any) -> Made:
+        if self._kept is None or not all(map(_same, given, self._kept[0])):
+            made = self._function(*given)
+            self._kept = tuple(g.clone() if isinstance(g, Tensor) else g for g in given), made
+        return self._kept[1]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device) and torch.equal(one, other)
+    return one == other
+
+
+def encode_known(vae: Any, known: Tensor, frames: int) -> Tensor:
+    """Known frames [n, H, W, 3] and grey up to `frames` through a comfy.sd.VAE → [1, C, T, h, w]."""
+    return vae.encode(with_grey(known, frames))
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,13 @@ class Scene:
     clip_vision: comfy.clip_vision.ClipVisionModel | None = None
     clip_vision_output: comfy.clip_vision.Output | None = None  # in place of the model's, the same for every clip
     motion_noise: MotionNoise = motion_noise
+    known: Latest[Tensor] = field(default_factory=lambda: Latest(encode_known), repr=False, compare=False)
+    seen: Latest[comfy.clip_vision.Output] = field(default_factory=lambda: Latest(encode_clip), repr=False, compare=False)
+
+    @property
+    def device(self) -> torch.device:
+        """What ComfyUI computes on."""
+        return comfy.model_management.get_torch_device()
 
     def at(self: AnyScene, second: float) -> AnyScene:
         """The same scene with the prompts that hold at a time of the video."""
@@ -51,9 +84,19 @@ class Scene:
         Raises:
             PictureError: a VAE of another model.
         """
-        latent = self.vae.encode(frames[..., :3])
-        height, width = (side // LATENT_STRIDE for side in frames.shape[1:3])
-        expected = (1, self.model.model.latent_format.latent_channels, latent_frames(frames.shape[0]), height, width)
+        return self._checked(self.vae.encode(frames[..., :3]), frames.shape[0], frames)
+
+    def encode_source(self, source: Tensor, frames: int) -> Tensor:
+        """VAE: the source [1, H, W, 3] and grey up to `frames` → [1, C, T, h, w], made once for clips that have it in common.
+
+        Raises:
+            PictureError: a VAE of another model.
+        """
+        return self._checked(self.known(self.vae, source[..., :3], frames), frames, source)
+
+    def _checked(self, latent: Tensor, frames: int, shown: Tensor) -> Tensor:
+        height, width = (side // LATENT_STRIDE for side in shown.shape[1:3])
+        expected = (1, self.model.model.latent_format.latent_channels, latent_frames(frames), height, width)
         if latent.shape != expected:
             raise PictureError(
                 f"The VAE makes latents of shape {tuple(latent.shape)}, but WAN 2.1 needs {expected}. Load wan_2.1_vae.safetensors."
@@ -68,7 +111,7 @@ class Scene:
         """CLIP's view of the clip's picture, or None without CLIP vision."""
         seen = self.clip_vision_output
         if seen is None and self.clip_vision is not None:
-            seen = encode_clip(self.clip_vision, condition.clip_picture)
+            seen = self.seen(self.clip_vision, condition.clip_picture)
         if seen is not None:
             check_clip(self.model, seen)
         return seen

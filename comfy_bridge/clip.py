@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import torch
 from torch import Tensor
@@ -133,7 +134,8 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
         logger.warning(
             "MultiTalk: the voices last %.2f s, but one clip only %.2f s; the rest of the audio is cut.", voices.frames / FPS, count / FPS
         )
-    frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength) for take in takes]
+    device = comfy.model_management.get_torch_device()
+    frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength, device) for take in takes]
     samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
     waveform, rate = playable(voices.sound[:, :samples], voices.rate)
     if rate != voices.rate or waveform.shape[0] != voices.sound.shape[0]:

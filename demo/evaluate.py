@@ -9,7 +9,6 @@ Shapes: S speakers, F video frames, N samples at 16 kHz; frames are [F, H, W, 3]
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..comfy_bridge.backend import ComfyBackend
+from ..comfy_bridge.backend import ComfyBackend, Latest, encode_known
 from ..comfy_bridge.demo import Demo, load_demo
 from ..multitalk_core.audio import SAMPLE_RATE
 from ..multitalk_core.families import FAMILIES
@@ -34,7 +33,6 @@ from .eval_cases import ROWS, Case, Group, Record, Row, Scope, Settings, disturb
 from .eval_files import read_video, truth_file, video_file, video_parts, write_video
 
 SHUFFLE_SEED = 0
-REMEMBERED = 8  # encoded pictures that are kept; the rows of one case follow one another
 
 
 @dataclass(frozen=True)
@@ -70,21 +68,6 @@ class Maker(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Backend(ComfyBackend):
-    """Encodes the same frames once: a case's rows, and InfiniteTalk's clips, all begin with the same picture."""
-
-    remembered: dict[bytes, Tensor]
-
-    def encode(self, frames: Tensor) -> Tensor:
-        key = hashlib.sha256(frames.contiguous().cpu().numpy()).digest() + bytes(str(tuple(frames.shape)), "ascii")
-        latent = self.remembered.pop(key, None)
-        self.remembered[key] = super().encode(frames) if latent is None else latent
-        while len(self.remembered) > REMEMBERED:
-            del self.remembered[next(iter(self.remembered))]  # the one that was not asked for the longest
-        return self.remembered[key].clone()
-
-
 @dataclass
 class Product:
     """The pack itself, with the weights in a folder."""
@@ -92,12 +75,12 @@ class Product:
     folder: Path
     shuffled: bool = False  # audio projections that make no sense: a control that must fail
     _demos: dict[str, Demo] = field(default_factory=dict)
-    _remembered: dict[bytes, Tensor] = field(default_factory=dict)
+    _known: dict[str, Latest[Tensor]] = field(default_factory=dict)  # of each family; the rows of a case, too, have one picture
 
     def make(self, take: Take) -> Iterator[Tensor]:
         demo = self.demo(take.settings.family)
         voices = encode_voices(take.speakers, demo.audio_encoder, "parallel")
-        backend = _Backend(
+        backend = ComfyBackend(
             model=demo.model,
             weights=demo.weights,
             vae=demo.vae,
@@ -109,7 +92,7 @@ class Product:
             audio_scale=take.settings.audio_scale,
             projection=take.settings.projection,
             callback=lambda *_: None,  # in place of ComfyUI's progress bar
-            remembered=self._remembered,
+            known=self._known.setdefault(take.settings.family, Latest(encode_known)),
         )
         family = FAMILIES[take.settings.family]
         return generate(backend, family, take.plan, lambda frame: take.picture, voices.tracks, take.seed, take.colour)

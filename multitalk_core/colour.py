@@ -17,7 +17,7 @@ AT_ONCE = 2**18  # pixels: Lab of a whole clip would be its size in float32 seve
 FLAT = 1e-3  # Lab units; a deviation below is rounding, and would be scaled up to the reference's
 
 
-def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
+def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, device: torch.device | None = None) -> Tensor:
     """Give every frame the mean and the deviation of the reference's Lab channels.
 
     lab' = (lab − mean) / std · std_ref + mean_ref per frame and channel (population std; a channel without deviation becomes the
@@ -27,33 +27,54 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0) -> T
         frames: [F, H, W, 3]; values outside 0…1 are clipped.
         reference: [1, H, W, 3], any size.
         strength: 0 (nothing) … 1.
+        device: what computes, a few frames at a time; theirs if None. The result is where they are.
     Source: MeiGen-AI/MultiTalk@c1ad840 wan/utils/multitalk_utils.py, match_and_blend_colors().
     """
     if strength == 0:
         return frames
-    target = _lab(reference.to(frames.device).float().clamp(0, 1)).flatten(0, 2)
-    target_mean, target_std = target.mean(dim=0), target.std(dim=0, correction=0)
-    matched = []
-    for some in frames.split(max(1, AT_ONCE // frames[0, ..., 0].numel())):
-        some = some.float().clamp(0, 1)
-        lab = _lab(some)
-        mean, std = lab.mean(dim=(1, 2), keepdim=True), lab.std(dim=(1, 2), correction=0, keepdim=True)
-        scaled = torch.where(std < FLAT, target_mean, (lab - mean) / std.clamp(min=FLAT) * target_std + target_mean)
-        matched.append(torch.lerp(some, _rgb(scaled).clamp(0, 1), strength).to(frames.dtype))
-    return torch.cat(matched)
+    device = device or frames.device
+    target_mean, target_std, _ = _centred(_lab(_planes(reference, device)))
+    matched = torch.empty_like(frames)
+    at_once = max(1, AT_ONCE // frames[0, ..., 0].numel())
+    for some, out in zip(frames.split(at_once), matched.split(at_once), strict=True):
+        rgb = _planes(some, device)
+        _, std, lab = _centred(_lab(rgb))
+        scale = torch.where(std < FLAT, 0.0, target_std / std.clamp(min=FLAT))
+        blended = torch.lerp(rgb, _rgb(lab.mul_(scale).add_(target_mean)).clamp_(0, 1), strength)
+        out.copy_(blended.movedim(0, -1).view_as(out))
+    return matched
+
+
+def _planes(frames: Tensor, device: torch.device) -> Tensor:
+    """[F, H, W, 3] → [3, F, H · W] in 0…1: channel by channel, many times as fast as pixel by pixel."""
+    return frames.to(device).flatten(1, 2).movedim(-1, 0).float().contiguous().clamp(0, 1)
+
+
+def _centred(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and deviation [3, F, 1] of every frame, and the planes [3, F, n] without their means, in place."""
+    mean = planes.mean(dim=2, keepdim=True)
+    return mean, planes.sub_(mean).square().mean(dim=2, keepdim=True).sqrt(), planes
 
 
 def _lab(rgb: Tensor) -> Tensor:
+    """Planes [3, …] of sRGB → of Lab."""
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    xyz = linear @ rgb.new_tensor(XYZ_FROM_RGB).T / rgb.new_tensor(D65)
-    x, y, z = torch.where(xyz > LAB_EPSILON, xyz.clamp(min=0) ** (1 / 3), LAB_SLOPE * xyz + LAB_OFFSET).unbind(-1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-1)
+    xyz = _mixed(torch.tensor(XYZ_FROM_RGB) / torch.tensor(D65)[:, None], linear.flatten(1))
+    x, y, z = torch.where(xyz > LAB_EPSILON, xyz.clamp(min=0) ** (1 / 3), LAB_SLOPE * xyz + LAB_OFFSET)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)]).view_as(rgb)
 
 
 def _rgb(lab: Tensor) -> Tensor:
-    lightness, a, b = lab.unbind(-1)
+    """Planes [3, …] of Lab → of sRGB."""
+    lightness, a, b = lab.flatten(1)
     y = (lightness + 16) / 116
-    f = torch.stack([y + a / 500, y, (y - b / 200).clamp(min=0)], dim=-1)
-    xyz = torch.where(f > LAB_EPSILON ** (1 / 3), f**3, (f - LAB_OFFSET) / LAB_SLOPE) * lab.new_tensor(D65)
-    linear = xyz @ torch.linalg.inv(torch.tensor(XYZ_FROM_RGB, dtype=torch.float64)).to(lab).T
-    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    f = torch.stack([y + a / 500, y, (y - b / 200).clamp(min=0)])
+    xyz = torch.where(f > LAB_EPSILON ** (1 / 3), f**3, (f - LAB_OFFSET) / LAB_SLOPE)
+    linear = _mixed(torch.linalg.inv(torch.tensor(XYZ_FROM_RGB, dtype=torch.float64)) * torch.tensor(D65), xyz)
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0) ** (1 / 2.4) - 0.055, 12.92 * linear).view_as(lab)
+
+
+def _mixed(matrix: Tensor, planes: Tensor) -> Tensor:
+    """matrix [3, 3] · planes [3, n]. A product of matrices would have ten bits on a card that somebody has set to TF32."""
+    first, second, third = matrix.to(planes).T[..., None]
+    return (first * planes[0]).addcmul_(second, planes[1]).addcmul_(third, planes[2])

@@ -43,8 +43,17 @@ class Condition:
 class Backend(Protocol):
     """Host and models."""
 
+    @property
+    def device(self) -> torch.device:
+        """What computes; frames are wherever the VAE leaves them."""
+        ...
+
     def encode(self, frames: Tensor) -> Tensor:
         """VAE: [F, H, W, 3] → [1, C, T, h, w]."""
+        ...
+
+    def encode_source(self, source: Tensor, frames: int) -> Tensor:
+        """VAE: a clip of which only the source [1, H, W, 3] is known, `with_grey`; an image is every clip's, and so is its latent."""
         ...
 
     def denoise(self, condition: Condition, seed: int) -> Tensor:
@@ -63,6 +72,12 @@ def clip_seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "big") >> 1
 
 
+def with_grey(known: Tensor, frames: int) -> Tensor:
+    """Known frames [n, H, W, 3], and grey in place of the others: [frames, H, W, 3]."""
+    grey = torch.full((frames - known.shape[0], *known.shape[1:]), GREY, dtype=known.dtype, device=known.device)
+    return torch.cat([known, grey])
+
+
 def condition_clip(
     backend: Backend, family: Family, clip: Clip, source: Tensor, motion_frames: Tensor | None, tracks: Sequence[Embeds]
 ) -> Condition:
@@ -72,10 +87,13 @@ def condition_clip(
         source: [1, H, W, 3], the source's frame at the clip's start (an image is the same for all).
         motion_frames: the last frames of the clip before, colour-matched; None for the first clip.
     """
-    known = motion_frames if family.known == "motion" and motion_frames is not None else source
     frames = clip.stop - clip.start
-    grey = torch.full((frames - known.shape[0], *known.shape[1:]), GREY, dtype=known.dtype, device=known.device)
-    known_latent = backend.encode(torch.cat([known, grey]))
+    if family.known == "motion" and motion_frames is not None:
+        known = motion_frames
+        known_latent = backend.encode(with_grey(known, frames))
+    else:
+        known = source
+        known_latent = backend.encode_source(known, frames)
     known_latent_frames = latent_frames(known.shape[0])
     motion = None
     if family.motion_latents == "clean":
@@ -133,4 +151,4 @@ def make_clip(
     """
     condition = condition_clip(backend, family, clip, source, motion_frames, tracks)
     frames = backend.decode(backend.denoise(condition, clip_seed(seed, clip.index)))
-    return match_colours(frames, first, colour_strength)
+    return match_colours(frames, first, colour_strength, backend.device)

@@ -1,6 +1,7 @@
 """MultiTalk on ComfyUI's own WAN, sampler and model manager. The numbers themselves are in test_parity.py."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -523,6 +524,19 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     torch.testing.assert_close(ours.penultimate_hidden_states, core.penultimate_hidden_states, atol=1e-3, rtol=1e-3)
     wide = encode_clip(clip, torch.rand(1, 64, 160, 3))
     assert wide.penultimate_hidden_states.shape == (1, 17, 32)
+
+
+def test_clip_sees_the_same_picture_once(comfy, monkeypatch):
+    from multitalk_nodes.comfy_bridge import backend
+
+    seen = []
+    monkeypatch.setattr(backend, "check_clip", lambda *_: None)
+    latest = backend.Latest(lambda clip_vision, picture: seen.append(clip_vision) or picture.sum())
+    scene = backend.Scene(None, None, None, [], [], None, clip_vision="clip", seen=latest)
+    shown = SimpleNamespace(clip_picture=torch.ones(1, 4, 4, 3))
+    assert scene.see(shown) == scene.at(3.0).see(shown) == 48 and seen == ["clip"]
+    scene.see(SimpleNamespace(clip_picture=torch.zeros(1, 4, 4, 3)))
+    assert seen == ["clip", "clip"]
 
 
 def test_a_watcher_keeps_the_positive_branch_of_its_block_and_step(comfy):

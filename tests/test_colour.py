@@ -17,6 +17,10 @@ def lab(frames: torch.Tensor) -> torch.Tensor:
     return kornia.color.rgb_to_lab(frames.double().movedim(-1, 1)).movedim(1, -1)
 
 
+def our_lab(frames: torch.Tensor) -> torch.Tensor:
+    return _lab(frames.movedim(-1, 0)).movedim(0, -1)
+
+
 def moments(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     flat = lab(frames).flatten(1, 2)
     return flat.mean(dim=1), flat.std(dim=1, correction=0)
@@ -27,12 +31,12 @@ def test_lab_is_kornia_s():
     frames[0, 0] = 0.0
     frames[0, 1] = 1.0
     frames[0, 2] = torch.linspace(0, 0.05, 32)[:, None]  # the linear foot of both curves
-    torch.testing.assert_close(_lab(frames).double(), lab(frames), rtol=0, atol=2e-3)
+    torch.testing.assert_close(our_lab(frames).double(), lab(frames), rtol=0, atol=2e-3)
 
 
 def test_rgb_comes_back_from_lab():
     levels = torch.linspace(0, 1, 18)
-    every = torch.cartesian_prod(levels, levels, levels)
+    every = torch.cartesian_prod(levels, levels, levels).T
     torch.testing.assert_close(_rgb(_lab(every)), every, rtol=0, atol=2e-5)
 
 
@@ -108,3 +112,12 @@ def test_results_are_colours(reference):
         matched = match_colours(frames, target)
         assert torch.isfinite(matched).all() and matched.min() >= 0 and matched.max() <= 1
         assert matched.shape == frames.shape
+
+
+@pytest.mark.gpu
+def test_a_card_makes_the_same_colours_also_when_somebody_set_it_to_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    frames, reference = pictures(3, 480, 832, 0.1, 0.9), pictures(1, 480, 832, 0.3, 0.7, seed=1)
+    matched = match_colours(frames, reference, device=torch.device("cuda"))
+    assert matched.device == frames.device
+    torch.testing.assert_close(matched, match_colours(frames, reference), rtol=0, atol=2e-5)

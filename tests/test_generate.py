@@ -9,6 +9,7 @@ import torch
 from multitalk_nodes.multitalk_core.colour import match_colours
 from multitalk_nodes.multitalk_core.families import FAMILIES, INFINITETALK, MULTITALK
 from multitalk_nodes.multitalk_core.generate import GREY, Condition, clip_seed, condition_clip, generate
+from multitalk_nodes.multitalk_core.generate import with_grey as filled_up
 from multitalk_nodes.multitalk_core.windows import audio_windows, latent_frames, plan_clips
 
 SIDE = 8
@@ -29,6 +30,8 @@ class Arithmetic:
     What it hands out lies in numpy arrays, so that one can see when the memory is freed.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, recording: bool = True) -> None:
         self.recording = recording  # what is noted stays in memory
         self.encoded: list[torch.Tensor] = []
@@ -42,6 +45,9 @@ class Arithmetic:
         if self.recording:
             self.encoded.append(frames.clone())
         return pooled(frames)
+
+    def encode_source(self, source: torch.Tensor, frames: int) -> torch.Tensor:
+        return self.encode(filled_up(source, frames))
 
     def denoise(self, condition: Condition, seed: int) -> torch.Tensor:
         if self.recording:

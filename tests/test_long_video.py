@@ -8,7 +8,7 @@ import torch
 
 from multitalk_nodes.multitalk_core.disk import Exactly
 from multitalk_nodes.multitalk_core.families import FAMILIES
-from multitalk_nodes.multitalk_core.generate import generate
+from multitalk_nodes.multitalk_core.generate import generate, with_grey
 from multitalk_nodes.multitalk_core.job import Job
 from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.speakers import Speaker
@@ -65,6 +65,68 @@ def test_it_is_the_video_that_the_loop_makes(video, tmp_path):
         ).clamp(0, 1)
     assert made.shape == expected.shape == (FRAMES, 64, 64, 3)
     assert (made - expected).abs().max() < 1.5 / 255  # 8 bits; motion frames of 16
+
+
+def test_an_image_is_encoded_once_and_not_for_every_clip(video, tmp_path):
+    """The first clip's known frames; after that what only the clip itself knows. The video is the one of which every clip encodes all."""
+    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
+
+    class Everything(ComfyBackend):
+        def encode_source(self, source, frames):
+            return self.encode(with_grey(source, frames))
+
+    def made_by(kind, name):
+        parts = {name: getattr(video.backend, name) for name in ComfyBackend.__dataclass_fields__}
+        vae = Counting(video.backend.vae)
+        (tmp_path / name).mkdir()
+        return vae.encoded, make(replace(video, backend=kind(**parts | {"vae": vae})), tmp_path / name)[0]
+
+    (encoded, once), (all_encoded, every) = made_by(ComfyBackend, "once"), made_by(Everything, "every")
+    later = len(video.plan) - 1
+    assert later > 2 and once == every
+    if video.family.name == "infinitetalk":
+        assert (encoded, all_encoded) == ([CLIP, 1] + [5] * later, [CLIP, 1] + [CLIP, 5] * later)
+    else:
+        assert encoded == all_encoded == [CLIP] * (1 + later), "what MultiTalk goes on from is new in every clip"
+
+
+class Counting:
+    """A VAE, and how many frames it was given at a time."""
+
+    def __init__(self, vae):
+        self._vae, self.encoded = vae, []
+
+    def encode(self, frames):
+        self.encoded.append(len(frames))
+        return self._vae.encode(frames)
+
+    def decode(self, latent):
+        return self._vae.decode(latent)
+
+
+def test_the_latest_result_is_kept_for_the_same_question_only(comfy):
+    from multitalk_nodes.comfy_bridge.backend import Latest
+
+    asked = []
+
+    def function(who, picture, frames):
+        asked.append((who, frames))
+        if frames < 0:
+            raise ValueError
+        return picture * frames
+
+    latest, picture = Latest(function), torch.ones(1, 2, 2, 3)
+    assert torch.equal(latest("a", picture, 5), latest("a", picture.clone(), 5)) and len(asked) == 1
+    for given in (("b", picture, 5), ("b", picture, 9), ("b", picture[:, :1], 9), ("b", picture[:, :1].half(), 9)):
+        assert latest(*given).dtype == given[1].dtype
+    assert len(asked) == 5
+    with pytest.raises(ValueError):
+        latest("b", picture, -1)
+    latest("b", picture[:, :1].half(), 9)
+    assert len(asked) == 6, "what failed is not kept, and what was before still is"
+    latest("b", picture, 9)
+    picture.zero_()
+    assert not latest("b", picture, 9).any() and len(asked) == 8, "another picture in the same place"
 
 
 @pytest.mark.parametrize("moment", [0, 1, 3, 6])
