@@ -10,23 +10,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
 import comfy.sd
 import torch
+from torch import Tensor
 
+from ..comfy_bridge.backend import ComfyBackend
 from ..comfy_bridge.long_video import LongVideo, Settings, long_video
 from ..multitalk_core import generate as generating
 from ..multitalk_core import job as jobs
 from ..multitalk_core.disk import Exactly
+from ..multitalk_core.families import FAMILIES
+from ..multitalk_core.generate import make_clip, with_grey
 from ..multitalk_core.segments import CODECS, to_pixels, write_segment
 from ..multitalk_core.speakers import Speaker
 from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS
-from . import steps
-from .sized import LAYERS, SPREAD, Size, Sized, fill
+from ..multitalk_core.windows import FRAMES_PER_LATENT
+from . import counted, paired, steps
+from .sized import LAYERS, SIZES, SPREAD, Size, Sized, fill
 from .timed import TimedBackend
 
 STEPS = 4  # distilled settings: text 1, audio 1, one evaluation a step
@@ -35,14 +42,55 @@ OVERLAP = 9  # InfiniteTalk's motion frames
 
 
 def on_the_cpu() -> dict[str, Any]:
-    """The demo model's phases, and how long it takes to encode a clip of a true size, on one core.
+    """The demo model's phases by family, what it saves to encode an image once, and how long it takes to encode a clip of a true size.
 
     One after the other: beside each other they would wait for the same cores, and encoding such small pictures is a hundredth of it.
     """
     from .long_video import prepare
 
-    video, backend = prepare(7, "demo", STEPS)
-    return {"phases": phases(video, backend, in_turn), "encoding": encoding()}
+    found: dict[str, Any] = {"phases": {}}
+    for family in FAMILIES:
+        video, backend = prepare(7, "demo", STEPS, family)
+        found["phases"][family] = phases(video, backend, in_turn)
+    found["source_once"] = source_once(video, 3)  # of InfiniteTalk, the last
+    found["encoding"] = encoding()
+    found["operations"] = {size.name: vae_operations(size) for size in (SIZES["480p"], SIZES["720p"])}
+    return found
+
+
+def vae_operations(size: Size) -> dict[str, int]:
+    """What the VAE's part of a clip takes, counted on shapes."""
+    frames, height, width = size.latent
+    clip_frames = (frames - 1) * FRAMES_PER_LATENT + 1
+    with counted.fake(), torch.no_grad():
+        network = wan_vae()
+        pictures = {"picture": clip_frames, "motion frames": OVERLAP}
+        encoded = {name: torch.empty(1, 3, count, height * 8, width * 8) for name, count in pictures.items()}
+        found = {f"VAE encode, {name}": counted.count(partial(network.encode, given)).operations for name, given in encoded.items()}
+        found["VAE decode"] = counted.count(partial(network.decode, torch.empty(1, 16, frames, height, width))).operations
+    return found
+
+
+def source_once(video: LongVideo, rounds: int) -> dict[str, Any]:
+    """A later clip of an image, beside the same clip when it encodes the image again."""
+    backend = video.backend
+    first, second = video.plan[:2]
+    picture = video.source(0)
+    motion = picture.expand(second.drop, -1, -1, -1)
+
+    def clip(encoding: ComfyBackend) -> Tensor:
+        with torch.inference_mode():
+            return make_clip(encoding, video.family, second, picture, picture, motion, video.tracks, video.seed)
+
+    backend.encode_source(picture, first.stop - first.start)
+    return paired.compare(partial(clip, backend), partial(clip, EncodesAgain.of(backend)), rounds)
+
+
+class EncodesAgain(TimedBackend):
+    """As it was before images were encoded once."""
+
+    def encode_source(self, source: Tensor, frames: int) -> Tensor:
+        return self.encode(with_grey(source, frames))
 
 
 def on_a_card(size: Size, device: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -57,26 +105,25 @@ def on_a_card(size: Size, device: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def phases(video: LongVideo, backend: TimedBackend, make: Callable[..., Any]) -> dict[str, Any]:
-    """Seconds of a whole video by phase; a clip's share is that of the clips after the first, which warms up."""
-    laps: list[float] = []
+    """Seconds of a video's clips after the first, which warms up and encodes the picture: together, by phase, and the median of one."""
+    laps: list[tuple[float, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder, torch.inference_mode(), timed_beside(backend.seconds):
         job = jobs.Job(Path(folder) / "job", "bench", video.plan, CODECS["h264"], 18)
 
         def tell(line: str) -> None:
-            if "step" not in line:
-                laps.append(time.perf_counter())
+            if "step" not in line:  # a clip begins, or they are joined
+                laps.append((time.perf_counter(), dict(backend.seconds)))
 
-        began = time.perf_counter()
         make(video, job, Exactly(Path(folder) / "out.mp4"), tell)
-        together = time.perf_counter() - began
-    each = [b - a for a, b in zip(laps[1:], laps[2:], strict=False)]
-    new = (video.plan[1].keep if len(video.plan) > 1 else video.plan[0].keep) / FPS
+    (_, before), (_, after) = laps[1], laps[-1]
+    each = [b - a for (a, _), (b, _) in zip(laps[1:], laps[2:], strict=False)]
     return {
-        "clips": len(video.plan),
-        "seconds": together,
+        "first_clip": laps[1][0] - laps[0][0],
+        "clips": len(each),
+        "seconds": sum(each),
         "a_clip": statistics.median(each),
-        "a_second_of_video": statistics.median(each) / new,
-        "phases": dict(backend.seconds),
+        "a_second_of_video": statistics.median(each) / (video.plan[1].keep / FPS),
+        "phases": {phase: seconds - before.get(phase, 0.0) for phase, seconds in after.items()},
     }
 
 
@@ -129,7 +176,7 @@ def timed_beside(seconds: dict[str, float]) -> Iterator[None]:
 
 
 def encoding() -> list[dict[str, Any]]:
-    """Seconds to encode the new frames of a clip with the node's settings: a drawn face that talks, enlarged, with a little noise."""
+    """Seconds for the new frames of a clip on the CPU, encoded with the node's settings: a drawn face that talks, with a little noise."""
     import torch.nn.functional as F
 
     from ..multitalk_core.segments import read_frames
@@ -141,13 +188,15 @@ def encoding() -> list[dict[str, Any]]:
         large = torch.cat([large, large.flip(0), large])[: 81 - OVERLAP]
         frames = large + 0.01 * torch.randn(large.shape, generator=torch.Generator().manual_seed(0))
         with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder:
-            began = time.perf_counter()
+            laps = [time.perf_counter()]
+            generating.match_colours(frames, frames[:1])
+            laps.append(time.perf_counter())
             pixels = to_pixels(frames)
-            converted = time.perf_counter()
+            laps.append(time.perf_counter())
             write_segment(Path(folder) / "a.mp4", pixels, CODECS["h264"])
-            found.append(
-                {"size": [width, height], "frames": len(frames), "to_8_bits": converted - began, "encode": time.perf_counter() - converted}
-            )
+            laps.append(time.perf_counter())
+        colour, to_8_bits, encode = (b - a for a, b in pairwise(laps))
+        found.append({"size": [width, height], "frames": len(frames), "colour": colour, "to_8_bits": to_8_bits, "encode": encode})
     return found
 
 
@@ -155,7 +204,7 @@ def at_size(size: Size, device: str, dtype: torch.dtype) -> tuple[LongVideo, Tim
     """A long video of two speakers, all models with random weights on the device."""
     sized = Sized(size, device, dtype)
     frames, height, width = size.latent
-    clip_frames = (frames - 1) * 4 + 1
+    clip_frames = (frames - 1) * FRAMES_PER_LATENT + 1
     total = CLIPS * (clip_frames - OVERLAP) + OVERLAP
     tracks = tuple(torch.randn(total, LAYERS, size.adapter.audio_features // LAYERS) for _ in range(2))
     voices = Voices((Speaker(), Speaker()), tracks, total, torch.zeros(1, total * 640), 16000)
@@ -169,11 +218,16 @@ def at_size(size: Size, device: str, dtype: torch.dtype) -> tuple[LongVideo, Tim
 
 def random_vae() -> Any:
     """The Wan VAE at its true size, through ComfyUI's own loader."""
-    from comfy.ldm.wan.vae import WanVAE
-
-    network = WanVAE(dim=96, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True])
+    network = wan_vae()
     fill(network)
     return comfy.sd.VAE(sd=network.state_dict())
+
+
+def wan_vae() -> Any:
+    """ComfyUI's Wan 2.1 VAE at its true size, without weights."""
+    from comfy.ldm.wan.vae import WanVAE
+
+    return WanVAE(dim=96, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True])
 
 
 def random_clip() -> Any:

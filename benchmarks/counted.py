@@ -5,6 +5,7 @@ Fake tensors have shapes but no numbers (torch FakeTensorMode): WAN 14B at its t
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+# What an H200 reaches, of 989 TFLOP/s and 4.8 TB/s by its datasheet: bf16 products of 8192×8192 random numbers, and copies on the card.
+OPERATIONS_A_SECOND, BYTES_A_SECOND = 790e12, 4.3e12
+UNREAD = ("new_", "zeros_like", "ones_like", "empty_like")  # what takes no more of its argument than the shape
 
 
 @dataclass
@@ -29,14 +32,19 @@ class Counted:
     attention_calls: int
     peak_bytes: int  # of tensors that it allocated, the most at a time; what was there before is not counted
     largest_bytes: int  # the largest of them
+    seconds: float  # on an H200, if every kernel took what its operations or its memory traffic take there, whichever is more
+    attention_seconds: float  # of these, attention's
+
+    def seconds_with(self, pace: float) -> float:
+        """The same with attention at another pace than matrix products: 0.5 is half as fast."""
+        return self.seconds + self.attention_seconds * (1 / pace - 1)
 
 
 def count(compute: Callable[[], Any]) -> Counted:
     """Run a computation once, on real or fake tensors."""
-    memory = _Memory()
-    with FlopCounterMode(display=False, custom_mapping={ON_CPU: _attention_operations}) as flops, memory:
+    with _Watch() as seen:
         compute()
-    return Counted(flops.get_total_flops(), memory.attention_calls, memory.peak, memory.largest)
+    return Counted(seen.operations, seen.attention_calls, seen.peak, seen.largest, seen.seconds, seen.attention_seconds)
 
 
 @contextmanager
@@ -56,24 +64,51 @@ def fused_attention(_function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int,
     return out if how.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
 
 
-def _attention_operations(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v)
+def _is_attention(function: Any) -> bool:
+    return "scaled_dot_product" in str(function)
 
 
-class _Memory(TorchDispatchMode):
-    """Bytes of the storages that are made while it is on, and of those the ones that are alive."""
+def _operations(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    if _is_attention(function):  # the CPU's is not in torch's registry
+        return sdpa_flop_count(*(t.shape for t in args[:3]))
+    known = flop_registry.get(function._overloadpacket)
+    return known(*args, **kwargs, out_val=out) if known else 0
+
+
+def _traffic(function: Any, given: list[Tensor], made: list[Tensor]) -> int:
+    """Bytes that a kernel reads and writes; a view moves none."""
+    name = function._overloadpacket.__name__
+    ours = {id(t.untyped_storage()) for t in given}
+    if not name.endswith("_") and all(id(t.untyped_storage()) in ours for t in made):
+        return 0
+    read = [] if name.startswith(UNREAD) else given
+    return sum(t.element_size() * math.prod(n for n, step in zip(t.shape, t.stride(), strict=True) if step) for t in (*read, *made))
+
+
+class _Watch(TorchDispatchMode):
+    """Operations and memory of every kernel that is called while it is on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = self.largest = self.attention_calls = 0
+        self.live = self.peak = self.largest = self.attention_calls = self.operations = 0
+        self.seconds = self.attention_seconds = 0.0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        before = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        out = function(*args, **(kwargs or {}))
-        self.attention_calls += "scaled_dot_product" in str(function)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and id(storage := tensor.untyped_storage()) not in before | self._known:
+        kwargs = kwargs or {}
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        before = {id(t.untyped_storage()) for t in given}
+        out = function(*args, **kwargs)
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        operations = _operations(function, args, kwargs, out)
+        self.operations += operations
+        seconds = max(operations / OPERATIONS_A_SECOND, _traffic(function, given, made) / BYTES_A_SECOND)
+        self.seconds += seconds
+        if _is_attention(function):
+            self.attention_calls += 1
+            self.attention_seconds += seconds
+        for tensor in made:
+            if id(storage := tensor.untyped_storage()) not in before | self._known:
                 self._add(storage)
         return out
 

@@ -121,7 +121,7 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
     }
 
 
-def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
+def prepare(seconds: int, encoder: str, steps: int, family: str = "multitalk") -> tuple[Any, Any]:
     """The video as the node would make it, and its backend, which counts the model's seconds."""
     from dataclasses import replace
 
@@ -134,19 +134,19 @@ def prepare(seconds: int, encoder: str, steps: int) -> tuple[Any, Any]:
     from multitalk_nodes.comfy_bridge.weights import build_weights
     from multitalk_nodes.demo.faces import one_face
     from multitalk_nodes.multitalk_core.audio_files import read_sound
-    from multitalk_nodes.multitalk_core.families import MULTITALK
+    from multitalk_nodes.multitalk_core.families import FAMILIES
     from multitalk_nodes.multitalk_core.model import MultiTalkAdapter
     from multitalk_nodes.multitalk_core.speakers import Speaker
     from multitalk_nodes.multitalk_core.voices import encode_voices
     from multitalk_nodes.multitalk_core.wav2vec import Wav2Vec2
 
     torch.manual_seed(0)
-    demo = load_demo(ROOT / "demo" / "weights", MULTITALK)
+    demo = load_demo(ROOT / "demo" / "weights", FAMILIES[family])
     weights, listener = demo.weights, demo.audio_encoder
     if encoder != "demo":
         shape = replace(weights.shape, audio_features=PUBLISHED["layers"] * PUBLISHED["dim"])
         adapter = MultiTalkAdapter(shape)
-        weights = build_weights({name: t.detach() for name, t in adapter.state_dict().items()}, "random", MULTITALK)
+        weights = build_weights({name: t.detach() for name, t in adapter.state_dict().items()}, "random", FAMILIES[family])
         network = Wav2Vec2Model(Wav2Vec2Config(feat_extract_norm="group", do_stable_layer_norm=False)).eval()
         listener = Wav2Vec2(network, stable_layer_norm=False, do_normalize=False, **PUBLISHED)
     waveform, rate = read_sound(ROOT / "demo" / "samples" / "voice_1.wav")

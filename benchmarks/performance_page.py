@@ -18,7 +18,9 @@ ratio is the median of the rounds' ratios, with the quartiles. Nothing was timed
 ABOUT_STEPS = """
 All are ratios to WAN without audio. Operations and memory are counted on shapes (`benchmarks/counted.py`), so at the true size without a
 card: multiplications and additions of matrices and attention; the most bytes of tensors at a time that one evaluation makes, weights not
-among them, where RMS norm and the video's RoPE are fused as on CUDA. The audio weights themselves are 4.8 GB in 16 bits. ComfyUI's own
+among them, where RMS norm and the video's RoPE are fused as on CUDA. *Modelled* is no measurement: every kernel takes what its operations
+or its memory traffic take on an H200 (790 TFLOP/s in bf16 and 4.3 TB/s, as matrix products and copies reach there), whichever is more;
+attention at that pace, or at half of it as flash-attention 2 does. The audio weights themselves are 4.8 GB in 16 bits. ComfyUI's own
 patches know two speakers, have no background, and run one branch at a time here, as they fail on several. *Bare against itself* is what the
 machine's other work makes of two times the same.
 """
@@ -27,6 +29,11 @@ The time of a step over that of one evaluation, two speakers. All branches of a 
 them in one forward where it finds the memory, and one by one where it does not; both give the same but for rounding. Weights that are
 streamed or unpacked are then handled once a step, not twice or three times.
 """
+STEPS = 4  # of benchmarks/clips.py
+PICTURE = "VAE encode, picture"
+CPU_WORK = ("colour", "to_8_bits", "encode")
+H200_OPERATIONS = 989e12  # a second
+SECONDS_A_CLIP = 72 / 25  # of new video, behind 9 motion frames
 
 Found = dict[str, Any]
 
@@ -77,14 +84,17 @@ def _reach(cpu: Found, gpu: Found) -> str:
     aims: list[tuple[str, str, str, bool | None]] = []
     for speakers, most in ((1, 1.10), (2, 1.12), (4, 1.16)):
         by_operations, timed = _row(counted, "ours", speakers), _row(large, "ours", speakers)
-        told = f"{_ratio(timed)}; {by_operations['operations']:.3f} by operations" if by_operations else _ratio(timed)
+        told = _ratio(timed)
+        if by_operations:
+            told += f"; {by_operations['operations']:.3f} by operations, {_modelled(by_operations)} modelled"
         met = timed["ratio"] <= most if timed else None
         aims.append((f"a step over the bare one at 480p, {_speakers(speakers)}, on a GPU", f"≤ {most:.2f}", told, met))
     row = _row(small, "ours", 2)
     size = "on a CPU at dim 1024, 8 heads, 6×15×26 tokens"
     aims.append((f"the same, 2 speakers, {size}", "≤ 1.18", _ratio(row), row["ratio"] <= 1.18 if row else None))
     memory = [(_row(rows, "ours", 2) or {}).get("peak_memory") for rows in (counted, large)]
-    told = f"{_more(memory[0])} counted; on a GPU {_more(memory[1])}"
+    counted_memory = f"{_more(memory[0])} counted" if memory[0] else NOT_MEASURED
+    told = f"{counted_memory}; on a GPU {_more(memory[1])}"
     known = [ratio for ratio in memory if ratio]
     met = max(known) <= 1.05 if known else None
     aims.append(("extra peak memory of a step beside the weights, 2 speakers, 480p", "≤ 5 %", told, met))
@@ -113,15 +123,17 @@ def _reach(cpu: Found, gpu: Found) -> str:
 
 
 def _steps(cpu: Found, gpu: Found) -> str:
-    lines = ["| model and clip | whose | speakers | operations | peak memory | time |", "|---|---|---|---|---|---|"]
+    lines = ["| model and clip | whose | speakers | operations | modelled, H200 | peak memory | time |", "|---|---|---|---|---|---|---|"]
     timed = {**_part(cpu, "steps", {}), **_part(gpu, "steps", {})}
     for size, rows in _part(cpu, "counted", {}).items():
         for row in rows:
             found = _row(timed.get(size, []), row["who"], row["speakers"])
             memory = f"{row['peak_memory']:.3f} counted" + (f", {found['peak_memory']:.3f}" if found and "peak_memory" in found else "")
-            lines.append(f"| {size} | {WHO[row['who']]} | {row['speakers']} | {row['operations']:.3f} | {memory} | {_ratio(found)} |")
+            modelled = "" if size in _part(cpu, "steps", {}) else _modelled(row)
+            cells = (size, WHO[row["who"]], row["speakers"], f"{row['operations']:.3f}", modelled, memory, _ratio(found))
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
         if chance := _row(timed.get(size, []), "bare", 0):
-            lines.append(f"| {size} | {WHO['bare']} | | 1 | 1 | {_ratio(chance)} |")
+            lines.append(f"| {size} | {WHO['bare']} | | 1 | 1 | 1 | {_ratio(chance)} |")
     return "\n".join(lines) + "\n" + ABOUT_STEPS
 
 
@@ -139,10 +151,10 @@ def _guidance(cpu: Found, gpu: Found) -> str:
 def _clips(cpu: Found, gpu: Found) -> str:
     found: list[tuple[str, Found]] = []
     on_cpu, on_card = _part(cpu, "clips", {}), _part(gpu, "clips", {})
-    if on_cpu:
-        found.append(("demo model, CPU", on_cpu["phases"]))
+    for family, one in on_cpu.get("phases", {}).items():
+        found.append((f"demo model, {family}, CPU", one))
     if on_card:
-        found.append((f"{on_card['size']}, GPU", on_card["one after the other"]))
+        found.append((f"{on_card['size']}, infinitetalk, GPU", on_card["one after the other"]))
     if not found:
         return f"{NOT_MEASURED}.\n"
     phases = list(dict.fromkeys(phase for _, one in found for phase in one["phases"]))
@@ -151,14 +163,40 @@ def _clips(cpu: Found, gpu: Found) -> str:
         shares = (_percent(one["phases"][phase] / sum(one["phases"].values())) if phase in one["phases"] else "" for _, one in found)
         lines.append(f"| {phase} | " + " | ".join(shares) + " |")
     lines.append("| seconds a clip | " + " | ".join(f"{one['a_clip']:.2f}" for _, one in found) + " |")
-    text = "\nOne phase after the other. Encoding and storing runs beside the next clip and costs no time where a card denoises: "
+    text = (
+        "\nOf the clips after the first, one phase after the other. Encoding and storing runs beside the next clip and costs no time where "
+        "a card denoises: "
+    )
     saved = on_card["overlapped"]["a_clip"] / on_card["one after the other"]["a_clip"] if on_card else None
     text += f"a clip then takes {saved:.3f} of the time.\n" if saved else f"on a card {NOT_MEASURED}.\n"
     if on_cpu:
-        text += "\n| new frames of a clip of 81, 9 of them motion frames | to 8 bits | encoding, one core |\n|---|---|---|\n"
+        text += (
+            "\nAn image is every clip's source with InfiniteTalk. It is encoded, and looked at by CLIP, with the first clip only; a later "
+            f"clip then takes {_ratio(on_cpu['source_once'])} of the time that it takes with all of it again, at the demo's size.\n"
+        )
+        text += (
+            "\n| new frames of a clip of 81, on the CPU | colours (a card's, if there is one) | to 8 bits | encoding |\n|---|---|---|---|\n"
+        )
         for row in on_cpu["encoding"]:
-            text += f"| {row['frames']} of {row['size'][0]}×{row['size'][1]} | {row['to_8_bits']:.2f} s | {row['encode']:.1f} s |\n"
+            cells = (f"{row['frames']} of {row['size'][0]}×{row['size'][1]}", *(f"{row[part]:.1f} s" for part in CPU_WORK))
+            text += "| " + " | ".join(cells) + " |\n"
+        text += _operations_of_a_clip(_part(cpu, "counted", {}), on_cpu["operations"])
     return "\n".join(lines) + "\n" + text
+
+
+def _operations_of_a_clip(steps: Found, vae: Found) -> str:
+    lines = [f"\n| TFLOP of a clip of 81 frames, two speakers, {STEPS} steps | " + " | ".join(vae) + " |", "|---" * (len(vae) + 1) + "|"]
+    denoise = {}
+    for size in vae:
+        row = _row(steps[size], "ours", 2)
+        denoise[size] = STEPS * row["operations"] * row["bare"]["operations"]
+    rows = {"denoise": denoise, **{part: {size: vae[size][part] for size in vae} for part in next(iter(vae.values()))}}
+    for part, row in rows.items():
+        lines.append(f"| {part} | " + " | ".join(f"{row[size] / 1e12:,.0f}" for size in vae) + " |")
+    later = {size: sum(row[size] for part, row in rows.items() if part != PICTURE) for size in vae}
+    floors = " | ".join(f"{later[size] / H200_OPERATIONS / SECONDS_A_CLIP:.1f}" for size in vae)
+    lines.append(f"| a later clip's at the H200's datasheet rate (bf16, 989 TFLOP/s): seconds a second of video | {floors} |")
+    return "\n".join(lines) + "\n" + f"\nThe last line is a floor, not a measurement. {PICTURE}: with the first clip only.\n"
 
 
 def _around(cpu: Found) -> str:
@@ -198,6 +236,10 @@ def _row(rows: list[Found], who: str, speakers: int) -> Found | None:
 
 def _ratio(row: Found | None) -> str:
     return f"{row['ratio']:.3f} ({row['lower']:.3f}–{row['upper']:.3f}, {row['rounds']} rounds)" if row else NOT_MEASURED
+
+
+def _modelled(row: Found) -> str:
+    return f"{min(row['modelled']):.3f}–{max(row['modelled']):.3f}"
 
 
 def _more(ratio: float | None) -> str:

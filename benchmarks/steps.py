@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -25,28 +25,37 @@ from .sized import SIZES, Size, Sized
 SPEAKERS = (1, 2, 4)
 CORE_SPEAKERS = (1, 2)  # what ComfyUI's own node knows
 OVERRIDE = "optimized_attention_override"  # ComfyUI's key of transformer_options
+ATTENTION_PACES = (1.0, 0.5)  # of the pace of matrix products: between what the best kernels reach on a Hopper card, and flash-attention 2
 FORMS = ((1.0, 1.0), (1.0, 2.0), (5.0, 1.0), (5.0, 4.0))  # text scale, audio scale
 
 
 def count_steps(size: Size) -> list[dict[str, Any]]:
-    """Operations and memory of one evaluation beside the bare one, on shapes alone; see `as_on_a_card`.
+    """Operations, memory and modelled time of one evaluation beside the bare one, on shapes alone; see `as_on_a_card`.
 
     All blocks are alike, so two models are counted, of one block and of two; the memory is the same of any number.
     """
     with counted.fake(), as_on_a_card():
         one, two = (Sized(replace(size, blocks=blocks), dtype=torch.bfloat16, filled=False) for blocks in (1, 2))
 
-        def found(who: str, *speakers: int) -> tuple[int, int, int]:
+        def found(who: str, *speakers: int) -> counted.Counted:
             first, second = (counted.count(getattr(sized, who)(*speakers)) for sized in (one, two))
-            operations = first.operations + (size.blocks - 1) * (second.operations - first.operations)
-            return operations, second.peak_bytes, second.largest_bytes
+            more = size.blocks - 2
+            for name in ("operations", "attention_calls", "seconds", "attention_seconds"):  # every further block's are the second's
+                setattr(second, name, getattr(second, name) + more * (getattr(second, name) - getattr(first, name)))
+            return second
 
         for sized in (one, two):
             sized.extra = {OVERRIDE: counted.fused_attention}
-        names, bare, rows = ("operations", "peak_memory", "largest_tensor"), found("bare"), []
+        bare, rows = found("bare"), []
         for who, speakers in ways():
-            ratios = {name: ours / theirs for name, ours, theirs in zip(names, found(who, speakers), bare, strict=True)}
-            rows.append({"who": who, "speakers": speakers, **ratios, "bare": dict(zip(names, bare, strict=True))})
+            ours = found(who, speakers)
+            row = {
+                "operations": ours.operations / bare.operations,
+                "peak_memory": ours.peak_bytes / bare.peak_bytes,
+                "largest_tensor": ours.largest_bytes / bare.largest_bytes,
+                "modelled": [ours.seconds_with(pace) / bare.seconds_with(pace) for pace in ATTENTION_PACES],
+            }
+            rows.append({"who": who, "speakers": speakers, **row, "bare": asdict(bare)})
     return rows
 
 
@@ -148,7 +157,7 @@ def as_on_a_card() -> Iterator[None]:
     """
     network, functional = comfy.ldm.wan.model, torch.nn.functional
     before = network.apply_rope1, functional.rms_norm
-    network.apply_rope1 = functional.rms_norm = lambda x, *_, **__: torch.empty_like(x)
+    network.apply_rope1 = functional.rms_norm = lambda x, *_, **__: x.clone()
     try:
         yield
     finally:

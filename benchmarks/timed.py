@@ -26,6 +26,9 @@ class TimedBackend(ComfyBackend):
     def encode(self, frames: Tensor) -> Tensor:
         return self._timed("VAE encode", super().encode, frames)
 
+    def encode_source(self, source: Tensor, frames: int) -> Tensor:
+        return self._timed("VAE encode", super().encode_source, source, frames)
+
     def decode(self, latent: Tensor) -> Tensor:
         return self._timed("VAE decode", super().decode, latent)
 
