@@ -72,7 +72,7 @@ def vae_operations(size: Size) -> dict[str, int]:
 
 
 def source_once(video: LongVideo, rounds: int) -> dict[str, Any]:
-    """A later clip of an image, beside the same clip when it encodes the image again."""
+    """A later clip of an image, beside the same clip when the VAE encodes the image again."""
     backend = video.backend
     first, second = video.plan[:2]
     picture = video.source(0)
@@ -87,7 +87,7 @@ def source_once(video: LongVideo, rounds: int) -> dict[str, Any]:
 
 
 class EncodesAgain(TimedBackend):
-    """As it was before images were encoded once."""
+    """The VAE encodes an image again for every clip; there is no CLIP here."""
 
     def encode_source(self, source: Tensor, frames: int) -> Tensor:
         return self.encode(with_grey(source, frames))

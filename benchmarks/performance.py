@@ -28,10 +28,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--only", nargs="+", metavar="PART", choices=CPU_PARTS, help=f"of {', '.join(CPU_PARTS)}; the others stay as they were"
     )
     parser.add_argument(
-        "--rounds", type=int, help="of each comparison of steps (default: 9 on a CPU, 3 on a card); of guidance a third, at least 2"
+        "--rounds", type=int, help="of each comparison of steps (default: 5 on a CPU, 3 on a card); of guidance a third, at least 2"
     )
     parser.add_argument(
-        "--listen", type=int, nargs="+", default=[120, 1200], help="seconds of voice (default: 120 1200; an hour takes 8 minutes)"
+        "--listen", type=int, nargs="+", default=[60, 600], help="seconds of voice (default: 60 600; an hour takes 8 minutes)"
     )
     parser.add_argument("--sizes", nargs="+", help=argparse.SUPPRESS)  # of benchmarks/sized.py: a try of --gpu without a card takes "tiny"
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the files (default: benchmarks/results)")
@@ -94,7 +94,7 @@ def part(name: str, options: argparse.Namespace) -> Any:
 
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() and options.gpu else ("cpu", torch.float32)
     sizes = [SIZES[size] for size in options.sizes or (("480p", "720p") if options.gpu else ("cpu",))]
-    rounds = options.rounds or (3 if options.gpu else 9)
+    rounds = options.rounds or (3 if options.gpu else 5)
     if name == "counted":
         return steps.counted_sizes()
     if name == "steps":
@@ -106,7 +106,8 @@ def part(name: str, options: argparse.Namespace) -> Any:
         return found
     if name == "guidance":
         forms = (steps.FORMS[0], steps.FORMS[-1]) if options.gpu else steps.FORMS
-        return {sizes[0].name: steps.guided_steps(Sized(sizes[0], device, dtype), max(2, rounds // 3), forms)}
+        size = sizes[0] if options.gpu else SIZES["one block"]
+        return {size.name: steps.guided_steps(Sized(size, device, dtype), max(2, rounds // 3), forms)}
     if name == "listening":
         return [around.in_a_process_of_its_own("listening", str(seconds)) for seconds in options.listen]
     if name == "clips":

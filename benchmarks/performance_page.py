@@ -19,8 +19,9 @@ ABOUT_STEPS = """
 All are ratios to WAN without audio. Operations and memory are counted on shapes (`benchmarks/counted.py`), so at the true size without a
 card: multiplications and additions of matrices and attention; the most bytes of tensors at a time that one evaluation makes, weights not
 among them, where RMS norm and the video's RoPE are fused as on CUDA. *Modelled* is no measurement: every kernel takes what its operations
-or its memory traffic take on an H200 (790 TFLOP/s in bf16 and 4.3 TB/s, as matrix products and copies reach there), whichever is more;
-attention at that pace, or at half of it as flash-attention 2 does. The audio weights themselves are 4.8 GB in 16 bits. ComfyUI's own
+or its memory traffic take, whichever is more, at 790 TFLOP/s and 4.3 TB/s: assumed, 80 and 90 % of an H200's datasheet. The two ends are
+attention at half of that pace, as flash-attention 2 is assumed to have, and at all of it; of an aim between them the model decides nothing.
+The audio weights themselves are 4.8 GB in 16 bits. ComfyUI's own
 patches know two speakers, have no background, and run one branch at a time here, as they fail on several. *Bare against itself* is what the
 machine's other work makes of two times the same.
 """
@@ -30,7 +31,7 @@ them in one forward where it finds the memory, and one by one where it does not;
 streamed or unpacked are then handled once a step, not twice or three times.
 """
 STEPS = 4  # of benchmarks/clips.py
-PICTURE = "VAE encode, picture"
+ONCE = "VAE encode, picture"
 CPU_WORK = ("colour", "to_8_bits", "encode")
 H200_OPERATIONS = 989e12  # a second
 SECONDS_A_CLIP = 72 / 25  # of new video, behind 9 motion frames
@@ -108,7 +109,7 @@ def _reach(cpu: Found, gpu: Found) -> str:
     for entry in listened:
         told = f"{entry['times_real_time']:.1f}; {entry['mb']:.0f} MB beside the voice (at most {entry['mb_most']:.0f})"
         met = entry["times_real_time"] >= 5
-        aims.append((f"embeddings of {entry['seconds'] // 60} minutes on 2 cores: times real time", "≥ 5, the same memory", told, met))
+        aims.append((f"embeddings of {_minutes(entry['seconds'])} on 2 cores: times real time", "≥ 5, the same memory", told, met))
     told = f"{hour['together']:.2f} s" if hour else NOT_MEASURED
     aims.append(("masks, plan, windows and tokens of an hour", "≤ 1 s", told, hour["together"] <= 1 if hour else None))
     told = f"{imported['seconds']:.2f} s" if imported else NOT_MEASURED
@@ -143,7 +144,8 @@ def _guidance(cpu: Found, gpu: Found) -> str:
         for size, rows in _part(found, "guidance", {}).items():
             for row in rows:
                 cells = (f"{row['text_scale']:g}", f"{row['audio_scale']:g}", row["evaluations"], row["forwards"])
-                lines.append("| " + " | ".join(map(str, cells)) + f" | {_ratio(row['batched'])} | {_ratio(row['one_by_one'])} |")
+                times = (_ratio(row[how]) if how in row else "" for how in ("batched", "one_by_one"))
+                lines.append("| " + " | ".join(map(str, (*cells, *times))) + " |")
             lines.append(f"| | | | | {size} | |")
     return "\n".join(lines) + "\n" + ABOUT_GUIDANCE
 
@@ -171,8 +173,9 @@ def _clips(cpu: Found, gpu: Found) -> str:
     text += f"a clip then takes {saved:.3f} of the time.\n" if saved else f"on a card {NOT_MEASURED}.\n"
     if on_cpu:
         text += (
-            "\nAn image is every clip's source with InfiniteTalk. It is encoded, and looked at by CLIP, with the first clip only; a later "
-            f"clip then takes {_ratio(on_cpu['source_once'])} of the time that it takes with all of it again, at the demo's size.\n"
+            "\nAn image is every clip's source with InfiniteTalk. The VAE encodes it, and CLIP looks at it, with the first clip that is "
+            f"made; a later clip takes {_ratio(on_cpu['source_once'])} of the time that it takes when the VAE encodes it again, at the "
+            "demo's size. The columns above were measured one after the other; what others do on the machine is in them.\n"
         )
         text += (
             "\n| new frames of a clip of 81, on the CPU | colours (a card's, if there is one) | to 8 bits | encoding |\n|---|---|---|---|\n"
@@ -180,11 +183,14 @@ def _clips(cpu: Found, gpu: Found) -> str:
         for row in on_cpu["encoding"]:
             cells = (f"{row['frames']} of {row['size'][0]}×{row['size'][1]}", *(f"{row[part]:.1f} s" for part in CPU_WORK))
             text += "| " + " | ".join(cells) + " |\n"
-        text += _operations_of_a_clip(_part(cpu, "counted", {}), on_cpu["operations"])
+        counted = _part(cpu, "counted", {})
+        text += _operations_of_a_clip(counted, {size: row for size, row in on_cpu["operations"].items() if size in counted})
     return "\n".join(lines) + "\n" + text
 
 
 def _operations_of_a_clip(steps: Found, vae: Found) -> str:
+    if not vae:
+        return ""
     lines = [f"\n| TFLOP of a clip of 81 frames, two speakers, {STEPS} steps | " + " | ".join(vae) + " |", "|---" * (len(vae) + 1) + "|"]
     denoise = {}
     for size in vae:
@@ -193,10 +199,10 @@ def _operations_of_a_clip(steps: Found, vae: Found) -> str:
     rows = {"denoise": denoise, **{part: {size: vae[size][part] for size in vae} for part in next(iter(vae.values()))}}
     for part, row in rows.items():
         lines.append(f"| {part} | " + " | ".join(f"{row[size] / 1e12:,.0f}" for size in vae) + " |")
-    later = {size: sum(row[size] for part, row in rows.items() if part != PICTURE) for size in vae}
+    later = {size: sum(row[size] for part, row in rows.items() if part != ONCE) for size in vae}
     floors = " | ".join(f"{later[size] / H200_OPERATIONS / SECONDS_A_CLIP:.1f}" for size in vae)
     lines.append(f"| a later clip's at the H200's datasheet rate (bf16, 989 TFLOP/s): seconds a second of video | {floors} |")
-    return "\n".join(lines) + "\n" + f"\nThe last line is a floor, not a measurement. {PICTURE}: with the first clip only.\n"
+    return "\n".join(lines) + "\n" + f"\nThe last line is a floor, not a measurement. {ONCE}: with the first clip only.\n"
 
 
 def _around(cpu: Found) -> str:
@@ -248,6 +254,10 @@ def _more(ratio: float | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _minutes(seconds: int) -> str:
+    return "1 minute" if seconds == 60 else f"{seconds // 60} minutes"
 
 
 def _speakers(count: int) -> str:

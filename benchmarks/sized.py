@@ -60,6 +60,7 @@ SIZES = {
     "480p": Size("WAN 14B, 832×480, 81 frames", **WAN_14B, latent=(21, 60, 104)),
     "720p": Size("WAN 14B, 1280×720, 81 frames", **WAN_14B, latent=(21, 90, 160)),
     "cpu": Size("dim 1024, 8 heads, 2 blocks, 6×15×26 tokens", 1024, 8, 2764, 2, (6, 30, 52)),
+    "one block": Size("dim 1024, 8 heads, 1 block, 6×15×26 tokens", 1024, 8, 2764, 1, (6, 30, 52)),
     "tiny": Size("dim 64, 2 heads, 2 blocks, 4×4×6 tokens", 64, 2, 128, 2, (4, 8, 12)),
 }
 

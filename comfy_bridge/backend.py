@@ -28,8 +28,8 @@ Made = TypeVar("Made")
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
 
 
-class Latest(Generic[Made]):
-    """A function that keeps its latest result, for when it is asked the same again: an image is the source of every clip."""
+class Remembered(Generic[Made]):
+    """A function whose latest result is remembered, for when it is asked the same again: an image is the source of every clip."""
 
     def __init__(self, function: Callable[..., Made]) -> None:
         self._function = function
@@ -48,7 +48,15 @@ def _same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def encode_known(vae: Any, known: Tensor, frames: int) -> Tensor:
+def device_with(memory: int) -> torch.device:
+    """What ComfyUI computes on, with so many bytes free; models make room."""
+    device = comfy.model_management.get_torch_device()
+    if not comfy.model_management.is_device_cpu(device):
+        comfy.model_management.free_memory(memory, device)
+    return device
+
+
+def encode_with_grey(vae: Any, known: Tensor, frames: int) -> Tensor:
     """Known frames [n, H, W, 3] and grey up to `frames` through a comfy.sd.VAE → [1, C, T, h, w]."""
     return vae.encode(with_grey(known, frames))
 
@@ -66,13 +74,11 @@ class Scene:
     clip_vision: comfy.clip_vision.ClipVisionModel | None = None
     clip_vision_output: comfy.clip_vision.Output | None = None  # in place of the model's, the same for every clip
     motion_noise: MotionNoise = motion_noise
-    known: Latest[Tensor] = field(default_factory=lambda: Latest(encode_known), repr=False, compare=False)
-    seen: Latest[comfy.clip_vision.Output] = field(default_factory=lambda: Latest(encode_clip), repr=False, compare=False)
+    encode_known: Remembered[Tensor] = field(default_factory=lambda: Remembered(encode_with_grey), repr=False, compare=False)
+    look_at: Remembered[comfy.clip_vision.Output] = field(default_factory=lambda: Remembered(encode_clip), repr=False, compare=False)
 
-    @property
-    def device(self) -> torch.device:
-        """What ComfyUI computes on."""
-        return comfy.model_management.get_torch_device()
+    def device_with(self, memory: int) -> torch.device:
+        return device_with(memory)
 
     def at(self: AnyScene, second: float) -> AnyScene:
         """The same scene with the prompts that hold at a time of the video."""
@@ -92,7 +98,7 @@ class Scene:
         Raises:
             PictureError: a VAE of another model.
         """
-        return self._checked(self.known(self.vae, source[..., :3], frames), frames, source)
+        return self._checked(self.encode_known(self.vae, source[..., :3], frames), frames, source)
 
     def _checked(self, latent: Tensor, frames: int, shown: Tensor) -> Tensor:
         height, width = (side // LATENT_STRIDE for side in shown.shape[1:3])
@@ -111,7 +117,7 @@ class Scene:
         """CLIP's view of the clip's picture, or None without CLIP vision."""
         seen = self.clip_vision_output
         if seen is None and self.clip_vision is not None:
-            seen = self.seen(self.clip_vision, condition.clip_picture)
+            seen = self.look_at(self.clip_vision, condition.clip_picture)
         if seen is not None:
             check_clip(self.model, seen)
         return seen

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import comfy.model_patcher
 import torch
 from torch import Tensor
 
 from ..multitalk_core.audio import playable
-from ..multitalk_core.colour import match_colours
+from ..multitalk_core.colour import match_colours, memory_needed
 from ..multitalk_core.generate import condition_clip
 from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture, opaque
 from ..multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import Clip, fitting_frames
-from .backend import Scene
+from .backend import Scene, device_with
 from .conditioning import Conditioning, PictureError
 from .patches import check_model
 from .weights import MultiTalkWeights
@@ -134,7 +133,7 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
         logger.warning(
             "MultiTalk: the voices last %.2f s, but one clip only %.2f s; the rest of the audio is cut.", voices.frames / FPS, count / FPS
         )
-    device = comfy.model_management.get_torch_device()
+    device = device_with(memory_needed(takes[0]))
     frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength, device) for take in takes]
     samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
     waveform, rate = playable(voices.sound[:, :samples], voices.rate)

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..comfy_bridge.backend import ComfyBackend, Latest, encode_known
+from ..comfy_bridge.backend import ComfyBackend, Remembered, encode_with_grey
 from ..comfy_bridge.demo import Demo, load_demo
 from ..multitalk_core.audio import SAMPLE_RATE
 from ..multitalk_core.families import FAMILIES
@@ -75,7 +75,7 @@ class Product:
     folder: Path
     shuffled: bool = False  # audio projections that make no sense: a control that must fail
     _demos: dict[str, Demo] = field(default_factory=dict)
-    _known: dict[str, Latest[Tensor]] = field(default_factory=dict)  # of each family; the rows of a case, too, have one picture
+    _encode_known: dict[str, Remembered[Tensor]] = field(default_factory=dict)  # of each family; the rows of a case, too, have one picture
 
     def make(self, take: Take) -> Iterator[Tensor]:
         demo = self.demo(take.settings.family)
@@ -92,7 +92,7 @@ class Product:
             audio_scale=take.settings.audio_scale,
             projection=take.settings.projection,
             callback=lambda *_: None,  # in place of ComfyUI's progress bar
-            known=self._known.setdefault(take.settings.family, Latest(encode_known)),
+            encode_known=self._encode_known.setdefault(take.settings.family, Remembered(encode_with_grey)),
         )
         family = FAMILIES[take.settings.family]
         return generate(backend, family, take.plan, lambda frame: take.picture, voices.tracks, take.seed, take.colour)

@@ -14,6 +14,7 @@ D65 = (0.95047, 1.0, 1.08883)  # CIE 1931, 2° observer
 LAB_EPSILON = 0.008856  # CIE 15:2004, (6/29)³
 LAB_SLOPE, LAB_OFFSET = 7.787, 16 / 116
 AT_ONCE = 2**18  # pixels: Lab of a whole clip would be its size in float32 several times over
+BYTES_A_PIXEL = 160  # of all that is there at a time; 115 were seen
 FLAT = 1e-3  # Lab units; a deviation below is rounding, and would be scaled up to the reference's
 
 
@@ -34,8 +35,8 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, devi
         return frames
     device = device or frames.device
     target_mean, target_std, _ = _centred(_lab(_planes(reference, device)))
-    matched = torch.empty_like(frames)
-    at_once = max(1, AT_ONCE // frames[0, ..., 0].numel())
+    matched = torch.empty(frames.shape, dtype=frames.dtype, device=frames.device)  # not in the planes that a VAE decodes to
+    at_once = _frames_at_once(frames)
     for some, out in zip(frames.split(at_once), matched.split(at_once), strict=True):
         rgb = _planes(some, device)
         _, std, lab = _centred(_lab(rgb))
@@ -43,6 +44,15 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, devi
         blended = torch.lerp(rgb, _rgb(lab.mul_(scale).add_(target_mean)).clamp_(0, 1), strength)
         out.copy_(blended.movedim(0, -1).view_as(out))
     return matched
+
+
+def memory_needed(frames: Tensor) -> int:
+    """Bytes that `match_colours` needs at a time on its device for frames [F, H, W, 3]."""
+    return BYTES_A_PIXEL * min(len(frames), _frames_at_once(frames)) * frames[0, ..., 0].numel()
+
+
+def _frames_at_once(frames: Tensor) -> int:
+    return max(1, AT_ONCE // frames[0, ..., 0].numel())
 
 
 def _planes(frames: Tensor, device: torch.device) -> Tensor:

@@ -319,7 +319,8 @@ def _motion_name(index: int) -> str:
 
 
 def _codes(motion: Tensor) -> np.ndarray:
-    return (motion.float().clamp(0, 1) * STEPS).round().cpu().numpy().astype(np.uint16)
+    """In C order, as they are read back: a GPU may choose its kernels, and so the last bits, by the layout."""
+    return (motion.float().clamp(0, 1) * STEPS).round().cpu().numpy().astype(np.uint16, order="C")
 
 
 def _motion(codes: np.ndarray) -> Tensor:

@@ -128,7 +128,7 @@ def reference_attention_map(q: Tensor, k: Tensor, masks: Tensor, attention: Atte
     """
     classes, tokens = masks.shape
     values = F.pad(masks.T.to(q), (0, q.shape[-1] - classes)).expand(q.shape[0], q.shape[2], -1, -1)
-    values = values.contiguous()  # small, and not every kernel reads broadcast values right: pytorch/pytorch#191937
+    values = values.contiguous()  # small; a precaution, as a kernel was once wrong of broadcast values (pytorch/pytorch#191937)
     looks = attention(q.transpose(1, 2), k[:, :tokens].transpose(1, 2), values)[..., :classes]
     counts = masks.float().sum(dim=1).to(q.device)
     maps = looks.float().mean(dim=1) / counts.clamp(min=1)

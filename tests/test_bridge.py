@@ -510,6 +510,7 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     """Against core's own encode_image on a picture that is already 224×224, where only the preprocessing's rounding differs."""
     import comfy.clip_vision
 
+    from multitalk_nodes.comfy_bridge.backend import Scene
     from multitalk_nodes.comfy_bridge.conditioning import encode_clip
 
     config = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
@@ -524,19 +525,15 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     torch.testing.assert_close(ours.penultimate_hidden_states, core.penultimate_hidden_states, atol=1e-3, rtol=1e-3)
     wide = encode_clip(clip, torch.rand(1, 64, 160, 3))
     assert wide.penultimate_hidden_states.shape == (1, 17, 32)
-
-
-def test_clip_sees_the_same_picture_once(comfy, monkeypatch):
-    from multitalk_nodes.comfy_bridge import backend
-
-    seen = []
-    monkeypatch.setattr(backend, "check_clip", lambda *_: None)
-    latest = backend.Latest(lambda clip_vision, picture: seen.append(clip_vision) or picture.sum())
-    scene = backend.Scene(None, None, None, [], [], None, clip_vision="clip", seen=latest)
-    shown = SimpleNamespace(clip_picture=torch.ones(1, 4, 4, 3))
-    assert scene.see(shown) == scene.at(3.0).see(shown) == 48 and seen == ["clip"]
-    scene.see(SimpleNamespace(clip_picture=torch.zeros(1, 4, 4, 3)))
-    assert seen == ["clip", "clip"]
+    fits = SimpleNamespace(model=SimpleNamespace(diffusion_model=SimpleNamespace(img_emb=SimpleNamespace(proj=[torch.nn.LayerNorm(32)]))))
+    scene = Scene(fits, None, None, [], [], None, clip_vision=clip)
+    looks = []
+    with clip.model.register_forward_pre_hook(lambda *_: looks.append(1)):
+        seen = [each.see(SimpleNamespace(clip_picture=picture)) for each in (scene, scene.at(3.0))]
+        scene.see(SimpleNamespace(clip_picture=1 - picture))
+    assert len(looks) == 2, "the same picture is seen once"
+    for again in seen:
+        assert torch.equal(again.penultimate_hidden_states, ours.penultimate_hidden_states)
 
 
 def test_a_watcher_keeps_the_positive_branch_of_its_block_and_step(comfy):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.colour import _lab, _rgb, match_colours
+from multitalk_nodes.multitalk_core.colour import _lab, _rgb, match_colours, memory_needed
 
 SHAPES = [(1, 16, 24), (3, 17, 23), (2, 64, 64)]
 
@@ -112,6 +112,22 @@ def test_results_are_colours(reference):
         matched = match_colours(frames, target)
         assert torch.isfinite(matched).all() and matched.min() >= 0 and matched.max() <= 1
         assert matched.shape == frames.shape
+
+
+def test_the_result_lies_in_pixels_whatever_the_frames_lie_in():
+    """A VAE decodes to planes; what goes on from the result must not depend on that."""
+    planes = pictures(2, 8, 8).movedim(-1, 1).contiguous().movedim(1, -1)
+    assert not planes.is_contiguous()
+    assert match_colours(planes, pictures(1, 8, 8, seed=1)).is_contiguous()
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (480, 832), (720, 1280)])
+def test_it_needs_no_more_memory_than_it_says(comfy, height, width):
+    from multitalk_nodes.benchmarks.counted import count
+
+    frames, reference = pictures(5, height, width), pictures(1, height, width)
+    beside = count(lambda: match_colours(frames, reference)).peak_bytes - frames.nbytes
+    assert 0.4 * memory_needed(frames) < beside <= memory_needed(frames)
 
 
 @pytest.mark.gpu

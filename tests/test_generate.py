@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.colour import match_colours
+from multitalk_nodes.multitalk_core import generate as generating
+from multitalk_nodes.multitalk_core.colour import match_colours, memory_needed
 from multitalk_nodes.multitalk_core.families import FAMILIES, INFINITETALK, MULTITALK
 from multitalk_nodes.multitalk_core.generate import GREY, Condition, clip_seed, condition_clip, generate
 from multitalk_nodes.multitalk_core.generate import with_grey as filled_up
@@ -30,8 +31,6 @@ class Arithmetic:
     What it hands out lies in numpy arrays, so that one can see when the memory is freed.
     """
 
-    device = torch.device("cpu")
-
     def __init__(self, recording: bool = True) -> None:
         self.recording = recording  # what is noted stays in memory
         self.encoded: list[torch.Tensor] = []
@@ -40,6 +39,11 @@ class Arithmetic:
         self.decoded: list[torch.Tensor] = []
         self.alive: list[weakref.ref] = []
         self.alive_when_decoding: list[int] = []
+        self.asked_for: list[int] = []
+
+    def device_with(self, memory: int) -> torch.device:
+        self.asked_for.append(memory)
+        return torch.device("cpu")
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         if self.recording:
@@ -110,6 +114,16 @@ def test_new_frames_are_the_matched_decoded_ones_behind_the_overlap(family, stre
     for clip, decoded, kept in zip(plan, backend.decoded, new, strict=True):
         matched = match_colours(decoded, moving_source(0), strength)
         assert torch.equal(kept, matched[clip.drop : clip.drop + clip.keep])
+
+
+@families
+def test_colours_are_matched_by_what_computes(family, monkeypatch):
+    """Once a clip, with the memory that it needs there."""
+    devices, real = [], generating.match_colours
+    monkeypatch.setattr(generating, "match_colours", lambda *given: (devices.append(given[3]), real(*given))[1])
+    backend, plan, _ = run(family, 100)
+    assert devices == [torch.device("cpu")] * len(plan)
+    assert backend.asked_for == [memory_needed(frames) for frames in backend.decoded]
 
 
 @families

@@ -351,3 +351,25 @@ def test_a_removed_job_leaves_nothing(tmp_path):
     with job.hold():
         job.remove()
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_motion_frames_lie_the_same_way_whether_they_were_made_or_read(tmp_path):
+    """In planes, as a VAE decodes them, they would make a GPU choose other kernels than those that are read from the disk."""
+
+    def in_planes(clip, motion):
+        given.append(motion)
+        frames = made(clip, motion).movedim(-1, 1).contiguous().movedim(1, -1)
+        if len(given) == 3:
+            raise Off
+        return 0, frames
+
+    given = []
+    with the_job(tmp_path).hold() as job, pytest.raises(Off):
+        job.fill(in_planes, lambda clip, frames: None)
+    first, stored = given[1], given[2]
+    with the_job(tmp_path).hold() as job, pytest.raises(Off):
+        given[:] = [None, None]
+        job.fill(in_planes, lambda clip, frames: None)
+    read = given[2]
+    assert torch.equal(read, stored)
+    assert read.stride() == stored.stride() == first.stride() and read.is_contiguous()

@@ -69,7 +69,7 @@ def test_it_is_the_video_that_the_loop_makes(video, tmp_path):
 
 def test_an_image_is_encoded_once_and_not_for_every_clip(video, tmp_path):
     """The first clip's known frames; after that what only the clip itself knows. The video is the one of which every clip encodes all."""
-    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
+    from multitalk_nodes.comfy_bridge.backend import ComfyBackend, Remembered, encode_with_grey
 
     class Everything(ComfyBackend):
         def encode_source(self, source, frames):
@@ -79,7 +79,8 @@ def test_an_image_is_encoded_once_and_not_for_every_clip(video, tmp_path):
         parts = {name: getattr(video.backend, name) for name in ComfyBackend.__dataclass_fields__}
         vae = Counting(video.backend.vae)
         (tmp_path / name).mkdir()
-        return vae.encoded, make(replace(video, backend=kind(**parts | {"vae": vae})), tmp_path / name)[0]
+        parts |= {"vae": vae, "encode_known": Remembered(encode_with_grey)}
+        return vae.encoded, make(replace(video, backend=kind(**parts)), tmp_path / name)[0]
 
     (encoded, once), (all_encoded, every) = made_by(ComfyBackend, "once"), made_by(Everything, "every")
     later = len(video.plan) - 1
@@ -104,8 +105,8 @@ class Counting:
         return self._vae.decode(latent)
 
 
-def test_the_latest_result_is_kept_for_the_same_question_only(comfy):
-    from multitalk_nodes.comfy_bridge.backend import Latest
+def test_the_latest_result_is_remembered_for_the_same_question_only(comfy):
+    from multitalk_nodes.comfy_bridge.backend import Remembered
 
     asked = []
 
@@ -115,7 +116,7 @@ def test_the_latest_result_is_kept_for_the_same_question_only(comfy):
             raise ValueError
         return picture * frames
 
-    latest, picture = Latest(function), torch.ones(1, 2, 2, 3)
+    latest, picture = Remembered(function), torch.ones(1, 2, 2, 3)
     assert torch.equal(latest("a", picture, 5), latest("a", picture.clone(), 5)) and len(asked) == 1
     for given in (("b", picture, 5), ("b", picture, 9), ("b", picture[:, :1], 9), ("b", picture[:, :1].half(), 9)):
         assert latest(*given).dtype == given[1].dtype

@@ -28,6 +28,16 @@ def test_a_step_of_wan_14b_needs_no_more_memory_than_without_voices(counted_at_4
     assert counted_at_480p["core", 2]["peak_memory"] > 1.4, "the measure sees what is materialised"
 
 
+def test_what_is_compared_is_all_fused(counted_at_480p):
+    """As on a card; one speaker is the same work with core's patches."""
+    calls = {key: row["attention_calls"] for key, row in counted_at_480p.items()}
+    assert calls["ours", 1] == calls["core", 1] == 40 * 4
+    assert calls["ours", 2] == calls["ours", 4] == 40 * 5
+    for pace in (0, 1):
+        assert counted_at_480p["ours", 1]["modelled"][pace] < counted_at_480p["core", 1]["modelled"][pace]
+        assert counted_at_480p["ours", 2]["modelled"][pace] < 1.13
+
+
 def test_the_bare_step_has_the_operations_of_its_layers(counted_at_480p):
     """Of the blocks; the embeddings and the head are a thousandth."""
     dim, ffn, tokens, text, seen = 5120, 13824, 21 * 30 * 52, 512, 257
@@ -100,6 +110,33 @@ def test_what_is_counted_is_alive_at_a_time():
     found = count(compute)
     assert (found.operations, found.largest_bytes, found.attention_calls) == (2 * 10 * 10 * 100, 4000, 0)
     assert 8000 <= found.peak_bytes <= 8000 + 8
+
+
+def test_a_kernel_takes_what_its_operations_or_its_traffic_take():
+    from multitalk_nodes.benchmarks.counted import BYTES_A_SECOND, OPERATIONS_A_SECOND, count
+
+    def seconds(compute):
+        return count(compute).seconds
+
+    one, two = torch.zeros(1000), torch.zeros(1000, dtype=torch.bfloat16)
+    for compute, moved in (
+        (lambda: one + one, 12000),  # read twice, as the kernel does
+        (lambda: one.view(10, 100).T, 0),
+        (lambda: two.copy_(one), 4000 + 2000),
+        (lambda: one.zero_(), 4000),
+        (lambda: one.mul_(2), 8000),
+        (lambda: one[:1].expand(1000) * one, 4 + 8000),
+    ):
+        assert seconds(compute) == pytest.approx([moved / BYTES_A_SECOND] * 2)
+    square = torch.zeros(2000, 2000)
+    assert seconds(lambda: square @ square) == pytest.approx([2 * 2000**3 / OPERATIONS_A_SECOND] * 2)
+    q, k = torch.zeros(1, 1, 4096, 64), torch.zeros(1, 1, 8, 64)
+    fast, slow = seconds(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert slow == pytest.approx(2 * fast)
+    fast, slow = seconds(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, k))
+    assert slow == pytest.approx(fast), "traffic does not become slower"
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
+        count(lambda: square @ square)
 
 
 def test_two_ways_are_timed_in_turn_and_the_first_round_does_not_count(monkeypatch):
