@@ -234,15 +234,17 @@ class AudioProjection(nn.Module):
     def with_null(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens of the voices, and of null audio [1, T, M, token dim], in one pass over the weights.
 
-        All null latents after the first hear the same zeros, so one of them is made.
+        Null audio is zero windows of *one* speaker, however many speak; they still go through the projection. All null latents after
+        the first hear the same zeros, so one of them is made. Laid side by side as often as there are speakers, its tokens have the
+        shape of the voices' and mean the same: to attend to every token n times is to attend to it once.
+
+        Source: MeiGen-AI/MultiTalk@c1ad840 wan/multitalk.py, generate().
         """
         first, later = self._windows(windows)
-        null_first, null_later = self._windows(null_windows(windows[:, : 1 + FRAMES_PER_LATENT]))
-        firsts, laters = (torch.cat([a.flatten(0, 1), b.flatten(0, 1)]) for a, b in ((first, null_first), (later, null_later)))
-        tokens = self._tokens(firsts, laters)
+        tokens = self._tokens(*(F.pad(part.flatten(0, 1), (0, 0, 0, 1)) for part in (first, later)))  # behind each, a row of silence
         count = len(first)
-        voices = torch.cat([tokens[:count], tokens[count + 1 : count + 1 + later.shape[:2].numel()]])
-        null = torch.cat([tokens[count : count + 1], tokens[len(tokens) - null_later.shape[1] :].expand(later.shape[1], -1, -1)])
+        voices = torch.cat([tokens[:count], tokens[count + 1 : -1]])
+        null = torch.cat([tokens[count : count + 1], tokens[-1:].expand(later.shape[1], -1, -1)])
         return self._side_by_side(voices, count), null[None]
 
     def _windows(self, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -339,14 +341,3 @@ class MultiTalkAdapter(nn.Module):
             if tuple(tensors[key].shape) != tuple(tensor.shape):
                 raise WeightsError(f"Tensor '{key}' has shape {tuple(tensors[key].shape)}; {tuple(tensor.shape)} was expected.")
         return {key: tensors[key] for key in expected}
-
-
-def null_windows(windows: Tensor) -> Tensor:
-    """Null audio: zero windows of *one* speaker, however many speak; they still go through the projection.
-
-    Laid side by side as often as there are speakers, its tokens have the shape of the voices' and mean the same: to attend to every
-    token n times is to attend to it once.
-
-    Source: MeiGen-AI/MultiTalk@c1ad840 wan/multitalk.py, generate().
-    """
-    return torch.zeros_like(windows[-1:])

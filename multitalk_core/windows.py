@@ -150,10 +150,10 @@ def reflect(indices: Tensor, length: int) -> Tensor:
 def audio_windows(tracks: Sequence[Embeds], start: int, stop: int) -> Tensor:
     """Windows of the frames start…stop of every speaker: S tracks of [F, L, D] → [S, F, 5, L, D]."""
     wanted = window_indices(start, stop)
-    within = {length: reflect(wanted, length) for length in {track.shape[0] for track in tracks}}
-    return torch.stack([_windows_of(track, within[track.shape[0]]) for track in tracks])
-
-
-def _windows_of(track: Embeds, indices: Tensor) -> Tensor:
-    first, last = int(indices.min()), int(indices.max()) + 1
-    return track[first:last][indices - first]
+    heard = {}  # by a track's length: what of it is read, and the numbers within
+    for length in {track.shape[0] for track in tracks}:
+        indices = reflect(wanted, length)
+        first, last = int(indices.min()), int(indices.max())
+        heard[length] = slice(first, last + 1), indices - first
+    parts = ((track, *heard[track.shape[0]]) for track in tracks)
+    return torch.stack([track[read][within] for track, read, within in parts])

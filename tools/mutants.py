@@ -51,7 +51,7 @@ MUTANTS = (
     Mutant(f"{CORE}/model.py", "looks.float().mean(dim=1)", "looks.float().amax(dim=1)", "04"),
     Mutant(f"{CORE}/model.py", "torch.polar(torch.ones_like(angle), angle)", "torch.polar(torch.ones_like(angle), 2 * angle)", "04"),
     Mutant(f"{CORE}/model.py", "later[:, :, 1:-1, centre]", "later[:, :, 1:-1, centre + 1]", "03"),
-    Mutant(f"{CORE}/model.py", "torch.zeros_like(windows[-1:])", "windows[-1:]", "06"),
+    Mutant(f"{CORE}/model.py", "(0, 0, 0, 1)) for part", "(0, 0, 0, 1), value=1.0) for part", "06"),
     Mutant(f"{CORE}/guidance.py", '+ audio_scale * (pred["drop_text"]', '- audio_scale * (pred["drop_text"]', "06"),
     Mutant(f"{CORE}/guidance.py", "difference + self.settings.momentum", "difference - self.settings.momentum", "06"),
     Mutant(f"{CORE}/guidance.py", "(precise - parallel", "(precise + parallel", "06"),

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ...comfy_bridge.patches import AUDIO, patch_model
 from ...comfy_bridge.weights import MultiTalkWeights, build_weights
 from ...multitalk_core.families import MULTITALK
-from ...multitalk_core.model import AdapterShape, MultiTalkAdapter, null_windows
+from ...multitalk_core.model import AdapterShape, MultiTalkAdapter
 from .train_encoder import DIM as AUDIO_DIM
 from .train_encoder import LAYERS as AUDIO_LAYERS
 
@@ -69,7 +69,7 @@ class Talker:
     def tokens(self, windows: Tensor, heard: bool) -> Tensor:
         """Context tokens [B, T, S · M, C] of windows [B, S, F, 5, L, D], or of null audio."""
         project = self.weights.adapter.audio_proj
-        return torch.cat([project(clip if heard else null_windows(clip)) for clip in windows])
+        return torch.cat([project(clip if heard else torch.zeros_like(clip[-1:])) for clip in windows])
 
     def velocity(self, noisy: Tensor, known: Tensor, mask: Tensor, sigma: Tensor, tokens: Tensor, masks: Tensor | None) -> Tensor:
         """One forward through the pack's patches: latents [B, 16, T, h, w], mask [B, 4, T, h, w] (1 is known), sigma [B]."""
