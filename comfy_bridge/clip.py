@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..multitalk_core.audio import playable
-from ..multitalk_core.colour import match_colours, memory_needed
+from ..multitalk_core.colour import match_colours
 from ..multitalk_core.generate import condition_clip
 from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture, opaque
 from ..multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
@@ -133,8 +133,7 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
         logger.warning(
             "MultiTalk: the voices last %.2f s, but one clip only %.2f s; the rest of the audio is cut.", voices.frames / FPS, count / FPS
         )
-    device = device_with(memory_needed(takes[0]))
-    frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength, device) for take in takes]
+    frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength, device_with) for take in takes]
     samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
     waveform, rate = playable(voices.sound[:, :samples], voices.rate)
     if rate != voices.rate or waveform.shape[0] != voices.sound.shape[0]:

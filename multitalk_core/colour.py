@@ -5,6 +5,8 @@ Shapes: frames [F, H, W, 3] sRGB in 0…1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,10 @@ AT_ONCE = 2**18  # pixels: Lab of a whole clip would be its size in float32 seve
 BYTES_A_PIXEL = 160  # of all that is there at a time; 115 were seen
 FLAT = 1e-3  # Lab units; a deviation below is rounding, and would be scaled up to the reference's
 
+DeviceWith = Callable[[int], torch.device]
 
-def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, device: torch.device | None = None) -> Tensor:
+
+def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, device_with: DeviceWith | None = None) -> Tensor:
     """Give every frame the mean and the deviation of the reference's Lab channels.
 
     lab' = (lab − mean) / std · std_ref + mean_ref per frame and channel (population std; a channel without deviation becomes the
@@ -28,12 +32,14 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, devi
         frames: [F, H, W, 3]; values outside 0…1 are clipped.
         reference: [1, H, W, 3], any size.
         strength: 0 (nothing) … 1.
-        device: what computes, a few frames at a time; theirs if None. The result is where they are.
+        device_with: finds what computes, a few frames at a time, with so many bytes free; not asked for strength 0. Theirs if None.
+    Returns:
+        [F, H, W, 3] where the frames are.
     Source: MeiGen-AI/MultiTalk@c1ad840 wan/utils/multitalk_utils.py, match_and_blend_colors().
     """
     if strength == 0:
         return frames
-    device = device or frames.device
+    device = frames.device if device_with is None else device_with(memory_needed(frames))
     target_mean, target_std, _ = _centred(_lab(_planes(reference, device)))
     matched = torch.empty(frames.shape, dtype=frames.dtype, device=frames.device)  # not in the planes that a VAE decodes to
     at_once = _frames_at_once(frames)

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .colour import match_colours, memory_needed
+from .colour import match_colours
 from .families import Family
 from .wav2vec import Embeds
 from .windows import Clip, audio_windows, latent_frames
@@ -150,4 +150,4 @@ def make_clip(
     """
     condition = condition_clip(backend, family, clip, source, motion_frames, tracks)
     frames = backend.decode(backend.denoise(condition, clip_seed(seed, clip.index)))
-    return match_colours(frames, first, colour_strength, backend.device_with(memory_needed(frames)))
+    return match_colours(frames, first, colour_strength, backend.device_with)

@@ -65,8 +65,9 @@ def to_pixels(frames: Tensor) -> Tensor:
 
 
 def write_segment(path: Path, pixels: Tensor, codec: Codec, quality: int = 18) -> None:
-    """Encode a clip as a file of its own, which begins with a key frame. The same pixels give the same bytes
-    (of tiny pictures nearly always, see B_FRAMES).
+    """Encode a clip as a file of its own, which begins with a key frame.
+
+    The same pixels give the same bytes; of tiny pictures nearly always (B_FRAMES).
 
     Args:
         pixels: [F, H, W, 3] uint8, of `to_pixels`.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core import generate as generating
 from multitalk_nodes.multitalk_core.colour import match_colours, memory_needed
 from multitalk_nodes.multitalk_core.families import FAMILIES, INFINITETALK, MULTITALK
 from multitalk_nodes.multitalk_core.generate import GREY, Condition, clip_seed, condition_clip, generate
@@ -117,13 +116,11 @@ def test_new_frames_are_the_matched_decoded_ones_behind_the_overlap(family, stre
 
 
 @families
-def test_colours_are_matched_by_what_computes(family, monkeypatch):
-    """Once a clip, with the memory that it needs there."""
-    devices, real = [], generating.match_colours
-    monkeypatch.setattr(generating, "match_colours", lambda *given: (devices.append(given[3]), real(*given))[1])
+def test_colours_are_matched_by_what_computes(family):
+    """Asked once a clip for the memory that they need there, and not at all for none."""
     backend, plan, _ = run(family, 100)
-    assert devices == [torch.device("cpu")] * len(plan)
-    assert backend.asked_for == [memory_needed(frames) for frames in backend.decoded]
+    assert len(plan) > 1 and backend.asked_for == [memory_needed(frames) for frames in backend.decoded]
+    assert run(family, 100, strength=0.0)[0].asked_for == []
 
 
 @families
