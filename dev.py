@@ -25,10 +25,12 @@ from demo.train import run as train_options
 from tools import demo as demo_options
 from tools import doctor as doctor_options
 from tools import environment
+from tools import faults as faults_options
 from tools import matrix as matrix_options
 from tools import models as models_options
 from tools import serve as serve_options
 from tools import signatures as signatures_options
+from tools import testing
 from tools.steps import StepFailed
 from tools.venvs import clean_variables
 
@@ -44,34 +46,12 @@ def env(options: argparse.Namespace) -> int:
     return 0
 
 
-# on the oldest ComfyUI: the pack loads, its nodes are as released, faces talk, one and two
-SHORT = (
-    "tests/test_pack.py",
-    "tests/test_signatures.py",
-    "tests/test_nodes.py::test_two_speakers_without_masks_get_the_halves_and_all_layouts_run",
-    "tests/test_step_cache.py::test_first_and_last_steps_are_always_made",
-    "tests/test_step_cache.py::test_a_reused_step_is_the_head_on_the_last_residual",
-    "tests/test_workflows.py::test_it_makes_a_video[demo_one_speaker]",
-)
-
-
 def test(options: argparse.Namespace) -> int:
-    """ruff, pytest, and a few tests on the oldest ComfyUI; further arguments go to pytest; --matrix: the demo on every version"""
+    """the quick tests; --all: every test; further arguments go to pytest; --matrix: the demo on every version"""
     if options.matrix:
         matrix_options.parse(options.more)
         return environment.prepare().run(["-m", "tools.matrix", *options.more])
-    made = environment.prepare()
-    oldest = None if options.more else made.on_oldest()
-    lint_code = made.run(["-m", "ruff", "check", "--quiet"])
-    test_code = made.run(["-m", "pytest", *options.more])
-    if oldest:
-        print(f"\nThe same environment with ComfyUI {oldest.host.version}, the oldest:", flush=True)
-        test_code = oldest.run(["-m", "pytest", *SHORT]) or test_code
-    elif not options.more:
-        print(f"\nNot tested on the oldest ComfyUI, because this one was chosen: {made.host.found}.")
-    if lint_code:
-        print("ruff found problems: see above pytest's output, or run: python dev.py lint")
-    return test_code or lint_code
+    return testing.test(environment.prepare(), options.more, options.all, options.coverage)
 
 
 def lint(options: argparse.Namespace) -> int:
@@ -167,6 +147,13 @@ def mutants(options: argparse.Namespace) -> int:
     return made.run(["tools/mutants.py", str(made.goldens)])
 
 
+def faults(options: argparse.Namespace) -> int:
+    """put ten random faults into the product, one at a time, and see that the quick tests notice (half an hour)"""
+    faults_options.parse(options.more)
+    made = environment.prepare()
+    return made.run(["-m", "tools.faults", *options.more])
+
+
 def kills(options: argparse.Namespace) -> int:
     """kill -9 ComfyUI while it makes a long video: --count 12 takes three minutes"""
     made = environment.prepare()
@@ -184,7 +171,11 @@ PARITY_OPTIONS = {
     "--goldens": {"metavar": "DIR", "help": "folder of the published code's results (default: MULTITALK_GOLDENS or ../shared/goldens)"},
     "--only": {"metavar": "ITEM", "nargs": "+", "help": "compare these items only"},
 }
-TEST_OPTIONS = {"--matrix": {"action": "store_true", "help": "the demo on every supported version; writes docs/compatibility.md (an hour)"}}
+TEST_OPTIONS = {
+    "--all": {"action": "store_true", "help": "the slow tests, too"},
+    "--coverage": {"action": "store_true", "help": "say which lines of the product ran, in ComfyUI's processes, too"},
+    "--matrix": {"action": "store_true", "help": "the demo on every supported version; writes docs/compatibility.md (half an hour)"},
+}
 ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environments that older requirements left in the cache"}}
 
 # a command is a function and a row: its options, and whether it takes arguments that it does not know
@@ -200,6 +191,7 @@ COMMANDS = (
     (bench, {}, True),
     (kills, {}, True),
     (mutants, {}, False),
+    (faults, {}, True),
     (release_signatures, {}, True),
     (lint, {}, False),
     (env, ENV_OPTIONS, False),

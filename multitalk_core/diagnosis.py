@@ -21,6 +21,7 @@ REQUIRED = {
     "einops": "einops",
     "numpy": "numpy",
     "safetensors": "safetensors",
+    "scipy": "scipy",
     "soundfile": "soundfile",
     "soxr": "soxr",
     "transformers": "transformers",

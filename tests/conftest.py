@@ -1,9 +1,10 @@
-"""Tests import the pack as `multitalk_nodes`.
+"""Tests import the pack as `multitalk_nodes`, and are of two tiers: the quick one, and those marked `slow`, which --all adds.
 
 The fixture `comfy` starts ComfyUI here; the fixture `server` is a ComfyUI process with the pack in it; the fixture `goldens` is the
 folder of the published code's results.
 """
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# the files that take longest come first, so that two processes that share the files end together
+LONGEST = "serverless workflows serverless_faults parity long_video browser long_video_node client nodes kills evaluate training".split()
 
 
 def load_by_path(name: str, file: Path):
@@ -29,8 +32,36 @@ pack.register_pack()
 # `import multitalk_tools_server` in a test: the errors must be the same classes as the fixture's
 server_tools = load_by_path("multitalk_tools_server", ROOT / "tools" / "server.py")
 
+costs = importlib.import_module("multitalk_nodes.tests.costs")
+costs.count_servers(server_tools.ComfyServer)
+
 for program in ("multitalk_client", "serverless"):  # programs of their own: that is what they are called where they run
     load_by_path(program, ROOT / program / "__init__.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the slow tests, too; without it they run where they are named, or chosen by -m")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(costs.Plugin(config))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Every test is of one tier; the slow ones are left out unless they were asked for."""
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            item.add_marker("quick")
+    asked = config.option.all or config.option.markexpr or any("::" in argument for argument in config.args)
+    if not asked:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if item.get_closest_marker("quick")]
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        items.sort(key=lambda item: _turn(item.path.stem.removeprefix("test_")))
+
+
+def _turn(name: str) -> int:
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def pytest_runtest_setup(item):
@@ -56,6 +87,19 @@ def server():
         pytest.fail("COMFYUI_PATH is not set. Run the tests through dev.py, which finds a ComfyUI and sets it: python dev.py test")
     with server_tools.ComfyServer(Path(folder), ROOT) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def _short_clips(tmp_path_factory) -> Path:
+    from multitalk_nodes.tests.endpoint import write_short_clips
+
+    return write_short_clips(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture
+def short_clips(_short_clips, monkeypatch):
+    """The client's and the worker's templates with clips of 21 frames in place of 81: most requests here are for 12 frames."""
+    monkeypatch.setattr(sys.modules["multitalk_client.templates"], "FOLDER", _short_clips)
 
 
 @pytest.fixture(scope="session")

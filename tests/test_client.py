@@ -22,6 +22,8 @@ from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe
 
 import multitalk_tools_server as tools  # isort: skip
 
+pytestmark = pytest.mark.usefixtures("short_clips")
+
 FACE, TWO = SAMPLES / "face_small.png", SAMPLES / "two_faces_small.png"
 VOICES = (SAMPLES / "voice_1.wav", SAMPLES / "voice_2.wav")
 

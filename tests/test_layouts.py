@@ -152,7 +152,7 @@ def sparse_gguf(path, tensors):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory by kind is told by Linux only")
-@pytest.mark.parametrize("layout", ["fp16", "fp8", "Q8_0"])
+@pytest.mark.parametrize("layout", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("fp16", "fp8")), "Q8_0"])
 def test_loading_takes_a_tenth_of_the_file_in_memory_at_most(comfy, tmp_path, layout):
     layouts.write(tmp_path / "infinitetalk.safetensors", "fp16 throughout")
     path = sparse(tmp_path / f"large_infinitetalk.{'gguf' if layout == 'Q8_0' else 'safetensors'}", layout)

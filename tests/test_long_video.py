@@ -130,7 +130,7 @@ def test_the_latest_result_is_remembered_for_the_same_question_only(comfy):
     assert not latest("b", picture, 9).any() and len(asked) == 8, "another picture in the same place"
 
 
-@pytest.mark.parametrize("moment", [0, 1, 3, 6])
+@pytest.mark.parametrize("moment", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(3, marks=pytest.mark.slow), 6])
 def test_a_video_that_was_stopped_at_any_step_goes_on_to_the_same_bits(video, whole, tmp_path, moment):
     import comfy.model_management
 

@@ -107,6 +107,7 @@ def test_an_interrupted_video_goes_on_to_the_same_bits(server, inputs):
     job.rmdir()
 
 
+@pytest.mark.slow  # tests/test_kills.py kills two in the quick tier
 def test_a_killed_process_goes_on_to_the_same_bits(comfy, tmp_path):
     """kill -9 while clips are made; the next ComfyUI with the same output folder goes on."""
     graph = long_graph(seed=3, codec="lossless")
@@ -162,6 +163,7 @@ NODE_CLASS_MAPPINGS = {"SomebodysSpeech": Speech}
 """
 
 
+@pytest.mark.slow
 def test_what_another_packs_node_says_belongs_to_the_job(comfy, tmp_path):
     """The graph stays the same, word for word; what comes over its links does not."""
     base = tmp_path / "base"

@@ -107,14 +107,14 @@ def test_a_picture_with_alpha_is_put_on_white_and_said(server, inputs):
 def test_two_speakers_without_masks_get_the_halves_and_all_layouts_run(server, inputs):
     lengths = {}
     for layout in ("sequential", "parallel"):
-        graph = Graph(speakers=2, frames=49).set("voices", layout=layout).set("audio_1", duration=1.0).set("audio_2", duration=0.8)
+        graph = Graph(speakers=2, frames=21).set("voices", layout=layout).set("audio_1", duration=0.48).set("audio_2", duration=0.32)
         lengths[layout] = video_of(server, graph).count
-    assert lengths == {"sequential": 45, "parallel": 25}
+    assert lengths == {"sequential": 20, "parallel": 12}
 
 
 def test_a_start_time_wins_over_the_layout(server, inputs):
-    graph = Graph(speakers=2, frames=49).set("audio_1", duration=1.0).set("audio_2", duration=0.5).set("speaker_2", start=0.25)
-    assert video_of(server, graph).count == 25
+    graph = Graph(speakers=2, frames=17).set("audio_1", duration=0.48).set("audio_2", duration=0.2).set("speaker_2", start=0.24)
+    assert video_of(server, graph).count == 12
 
 
 def test_masks_of_another_size_than_the_picture_and_a_silent_bystander(server, inputs):
@@ -124,7 +124,7 @@ def test_masks_of_another_size_than_the_picture_and_a_silent_bystander(server, i
     graph["mask_1"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=0, y=0, operation="add")
     graph["mask_2"] = node("MaskComposite", destination=["canvas", 0], source=["left", 0], x=20, y=0, operation="add")
     graph.set("speaker_1", mask=["mask_1", 0]).set("speaker_2", mask=["mask_2", 0])
-    graph.set("clip", frames=81).set("sample", steps=8).set("decode", colour=0.0)
+    graph.set("clip", frames=41).set("sample", steps=6).set("decode", colour=0.0)
     frames = torch.from_numpy(video_of(server, graph).frames) / 255
     left, right = (mouth_opening(frames, box).std() for box in ((8, 0, 56, 55), (73, 0, 119, 55)))
     assert left > 0.05 and right < 0.01, f"the one who speaks moves ({left:.3f}), the silent one does not ({right:.3f})"

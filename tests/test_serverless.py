@@ -23,6 +23,9 @@ from serverless.settings import Settings
 import multitalk_tools_server as tools  # isort: skip
 
 
+pytestmark = pytest.mark.usefixtures("short_clips")
+
+
 @pytest.fixture
 def environment(server, bucket):
     """What the worker is told."""

@@ -31,6 +31,8 @@ from serverless.settings import Settings
 
 import multitalk_tools_server as tools  # isort: skip
 
+pytestmark = pytest.mark.usefixtures("short_clips")
+
 GIVEN = {"audio_1": "1.wav", "condition_image": "multi1.png", "width": 64, "height": 64}
 SHORT = GIVEN | {"duration": 0.5, "steps": 1}  # the demo's smallest
 
@@ -103,7 +105,6 @@ def good(environment, bucket, tmp_path, job):
     assert in_bucket(bucket, run(environment, SHORT | {"seed": int(id_of(job)[:7], 16)}, job), tmp_path / "next.mp4").frames == 12
 
 
-@pytest.mark.slow
 def test_comfyui_killed_while_it_samples_and_while_a_job_waits(environment, kept, bucket, tmp_path):
     first, waiting = "sampling", "queued"
     answers, deaths = {}, kept.deaths
@@ -248,6 +249,7 @@ def test_a_bucket_that_fails_now_and_then_or_is_slow(environment, bucket, tmp_pa
     assert in_bucket(bucket, answer, tmp_path / "a.mp4").frames == 12 and not any(left.values())
 
 
+@pytest.mark.slow  # the worker tries again for half a minute
 def test_a_bucket_that_does_not_recover_is_a_failure(environment, bucket, tmp_path):
     def spoil(command, path):
         return (503, b"<Error><Code>SlowDown</Code></Error>") if command == "PUT" else 0

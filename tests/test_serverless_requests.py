@@ -148,10 +148,14 @@ WORKING = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
-@given(REQUESTS | WORKING)
-def test_nothing_malformed_reaches_the_graph(given):
-    """2,500 requests: either told in a sentence without what was sent, or a graph of the template's own nodes and of known values."""
+@pytest.mark.parametrize("examples", [250, pytest.param(2500, marks=pytest.mark.slow)])
+def test_nothing_malformed_reaches_the_graph(examples):
+    """Either told in a sentence without what was sent, or a graph of the template's own nodes and of known values."""
+    fuzz = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    fuzz(given(REQUESTS | WORKING)(told_or_the_templates_graph))()
+
+
+def told_or_the_templates_graph(given):
     secret = "zq7-of-the-sender"
     given = given | {"unknown_" + secret: secret} if len(given) % 7 == 6 else given
     try:

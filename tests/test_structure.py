@@ -1,7 +1,9 @@
 """The rules of the house, read from the source: which way imports point, and what product code never does."""
 
 import ast
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,18 +19,18 @@ ALLOWED = {
     "multitalk_client": {"multitalk_client"},
     "serverless": {"serverless"},  # and multitalk_client, by its own name: they are programs beside each other
 }
-HOST = "comfy comfy_api comfy_execution comfy_extras execution folder_paths latent_preview node_helpers nodes server"
+HOST = "comfy comfy_api comfy_execution comfy_extras execution folder_paths comfyui_version latent_preview node_helpers nodes server"
 # needed for one feature each, or only faster: a pack that imports them at start breaks where they are missing
 OPTIONAL = {"boto3", "flash_attn", "kornia", "librosa", "pysubs2", "sageattention", "silero_vad", "triton", "xformers"}
+DISTRIBUTIONS = {"PIL": "pillow"}  # an imported module's package, where it has another name
+BROUGHT_ALONG = {"packaging"}  # by transformers
+DROPPED = {"torchaudio"}  # in the requirements of older ComfyUIs only
 SLOW = {"av", "transformers"}  # to import: so the pack does it where they are used. ComfyUI has them
 
 
 def product_files() -> list[Path]:
     rooms = [file for room in ALLOWED if room for file in sorted((ROOT / room).rglob("*.py"))]
     return [ROOT / "__init__.py", *rooms]
-
-
-FILES = [pytest.param(file, id=file.relative_to(ROOT).as_posix()) for file in product_files()]
 
 
 def imported_rooms(tree: ast.AST, place: tuple[str, ...]) -> set[str]:
@@ -81,52 +83,88 @@ def broad_handlers(tree: ast.AST) -> list[int]:
     return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and is_broad(node.type)]
 
 
-def parse(file: Path) -> tuple[ast.Module, tuple[str, ...]]:
-    return ast.parse(file.read_text(encoding="utf-8")), file.parent.relative_to(ROOT).parts
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """Every product file, by its path in the repository."""
+    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in product_files()}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_imports_point_from_nodes_to_bridge_to_core(file):
-    tree, place = parse(file)
-    room = place[0] if place else ""
-    assert imported_rooms(tree, place) <= ALLOWED[room]
+def place_of(file: str) -> tuple[str, ...]:
+    return tuple(file.split("/")[:-1])
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_the_pack_imports_itself_relatively(file):
+def room_of(file: str) -> str:
+    return "/".join(place_of(file)[:1])
+
+
+def offending(trees, found) -> dict[str, set]:
+    """Files with what `found(file, tree)` says is wrong in them."""
+    problems = {file: set(found(file, tree)) for file, tree in trees.items()}
+    return {file: problem for file, problem in problems.items() if problem}
+
+
+def test_every_room_has_files(trees):
+    assert len(trees) > 90 and {room_of(file) for file in trees} == set(ALLOWED)
+
+
+def test_imports_point_from_nodes_to_bridge_to_core(trees):
+    assert offending(trees, lambda file, tree: imported_rooms(tree, place_of(file)) - ALLOWED[room_of(file)]) == {}
+
+
+def test_the_pack_imports_itself_relatively(trees):
     """ComfyUI gives the pack a name of its own choosing, and has top-level modules named like ours."""
-    tree, place = parse(file)
-    assert not imported_modules(ast.walk(tree)) & {"multitalk_nodes", "multitalk_core", "comfy_bridge", "tools"}
+    ours = {"multitalk_nodes", "multitalk_core", "comfy_bridge", "tools"}
+    assert offending(trees, lambda _, tree: imported_modules(ast.walk(tree)) & ours) == {}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_the_core_does_not_know_comfy(file):
-    tree, place = parse(file)
-    if place[:1] == ("multitalk_core",):
-        assert not imported_modules(ast.walk(tree)) & set(HOST.split())
+def test_the_core_does_not_know_comfy(trees):
+    core = {file: tree for file, tree in trees.items() if room_of(file) == "multitalk_core"}
+    assert offending(core, lambda _, tree: imported_modules(ast.walk(tree)) & set(HOST.split())) == {}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_optional_and_slow_packages_are_not_imported_at_start(file):
-    tree, place = parse(file)
-    assert not imported_modules(run_at_import(tree)) & (OPTIONAL if place[:1] == ("serverless",) else OPTIONAL | SLOW)
+def test_optional_and_slow_packages_are_not_imported_at_start(trees):
+    def imported(file, tree):
+        return imported_modules(run_at_import(tree)) & (OPTIONAL if room_of(file) == "serverless" else OPTIONAL | SLOW)
+
+    assert offending(trees, imported) == {}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_product_code_does_not_print(file):
-    assert prints(parse(file)[0]) == [] or file.name == "__main__.py"  # a command's own words
+def test_product_code_does_not_print(trees):
+    assert offending(trees, lambda file, tree: () if file.endswith("__main__.py") else prints(tree)) == {}  # a command's own words
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_product_code_names_the_errors_it_catches(file):
-    last_resort = file == ROOT / "serverless" / "handler.py"  # behind it somebody would send the stack trace to strangers
-    assert len(broad_handlers(parse(file)[0])) == last_resort
+def test_product_code_names_the_errors_it_catches(trees):
+    """But for one last resort: behind it somebody would send the stack trace to strangers."""
+    broad = offending(trees, lambda _, tree: broad_handlers(tree))
+    assert list(broad) == ["serverless/handler.py"] and len(broad["serverless/handler.py"]) == 1
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.id.split("/")[0] in ("multitalk_client", "serverless")])
-def test_client_and_worker_need_neither_torch_nor_comfyui(file):
-    numbers = {"numpy"} if file.parent.name == "multitalk_client" else set()
-    assert not imported_modules(ast.walk(parse(file)[0])) & {"torch", *numbers, *HOST.split()}
+def test_client_and_worker_need_neither_torch_nor_comfyui(trees):
+    def imported(file, tree):
+        numbers = {"numpy"} if room_of(file) == "multitalk_client" else set()
+        return imported_modules(ast.walk(tree)) & {"torch", *numbers, *HOST.split()}
+
+    assert offending({file: tree for file, tree in trees.items() if room_of(file) in ("multitalk_client", "serverless")}, imported) == {}
+
+
+def test_what_the_nodes_import_comes_with_comfyui_or_is_required(trees):
+    """ComfyUI drops requirements: torchaudio, between 0.36 and 0.38. An import of what it no longer brings breaks users' packs."""
+    brought = required_names(Path(os.environ["COMFYUI_PATH"]) / "requirements.txt") - DROPPED
+    ours = required_names(ROOT / "requirements.txt")
+    assert ours - brought == {"soundfile", "soxr"}, "README says which two packages ComfyUI does not bring"
+    nodes = {file: tree for file, tree in trees.items() if room_of(file) in ("", "nodes", "comfy_bridge", "multitalk_core")}
+
+    def unknown(_, tree):
+        modules = imported_modules(ast.walk(tree)) - sys.stdlib_module_names - set(HOST.split()) - OPTIONAL - ours
+        return {module for module in modules if DISTRIBUTIONS.get(module, module) not in brought | BROUGHT_ALONG}
+
+    assert offending(nodes, unknown) == {}
+
+
+def required_names(file: Path) -> set[str]:
+    """Names of the packages in a requirements file, in lower case."""
+    lines = (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return {re.match(r"[\w.-]+", line).group().lower() for line in lines if line}
 
 
 def test_these_checks_see_what_they_look_for():

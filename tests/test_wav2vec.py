@@ -314,6 +314,7 @@ def peaks(folder):
     return two.peak, ten.peak
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc's mallopt")
 def test_ten_minutes_need_no_more_memory_than_two(tmp_path):
     """In a process of its own: other tests leave fragments. The embeddings of eight more minutes would be 35 MiB, their features 94, a

@@ -2,6 +2,7 @@
 explains itself.
 """
 
+import copy
 import json
 import re
 
@@ -23,8 +24,10 @@ FRAMES = {"demo_one_speaker": 101, "demo_two_speakers": 88}  # a whole clip; 0.9
 FRAMES |= {"demo_long_talk": 197, "demo_long_dialogue": 197, "demo_dubbing": 101}  # 4.02 s and 3.87 s
 FRAMES |= {"demo_duet": 70, "demo_bystander": 65, "demo_four_people": 80}
 LEAST = {"demo_four_people": 0.7}  # own voice, of some 20 frames that each of them speaks
-SMALL = {  # what with_demo changes
+KINDS = ("demo_one_speaker", "demo_duet", "demo_long_talk", "demo_long_dialogue", "demo_dubbing", "infinitetalk_one_speaker")
+SMALL = {  # what at_its_smallest changes
     "MultiTalkLoadAudio": {"duration": 0.8},
+    "MultiTalkConditioning": {"frames": 41},
     "MultiTalkLongVideo": {"steps": 8, "shift": 3.0, "text_scale": 1.0, "audio_scale": 1.0, "clip_frames": 41},
 }
 DOCS = ROOT / "web" / "docs"
@@ -198,17 +201,32 @@ def test_the_blueprint_is_listed_and_is_the_example_without_its_inputs(server, o
     assert blueprint["nodes"][0]["type"] == inside["id"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_it_makes_a_video(server, object_info, name):
+@pytest.mark.parametrize("name", KINDS)
+def test_it_makes_a_video_at_its_smallest(server, object_info, name):
     """What the editor queues, through the real queue, to a file that plays."""
-    prompt = to_prompt(graph_of(name), object_info)
-    if not name.startswith("demo"):
-        prompt = with_demo(prompt)
+    prompt = at_its_smallest(with_demo(to_prompt(graph_of(name), object_info)))
+    assert_talks(server, prompt, name, round(len(spoken(prompt)[0]) / SAMPLE_RATE * 25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRAMES)
+def test_it_makes_a_video(server, object_info, name):
+    """The demo's workflows as they are."""
+    assert_talks(server, to_prompt(graph_of(name), object_info), name, FRAMES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*FRAMES} - {*KINDS}))
+def test_those_for_the_published_models_make_one_of_the_demo_model(server, object_info, name):
+    prompt = at_its_smallest(with_demo(to_prompt(graph_of(name), object_info)))
+    assert_talks(server, prompt, name, round(len(spoken(prompt)[0]) / SAMPLE_RATE * 25))
+
+
+def assert_talks(server, prompt, name, frames):
+    """It makes a video of so many frames, in which every mouth follows its own voice and no other."""
     video = video_of(server, prompt)
     said = spoken(prompt)
-    assert video.fps == 25
-    assert video.count == (FRAMES.get(name) or round(len(said[0]) / SAMPLE_RATE * 25))
+    assert video.fps == 25 and video.count == frames
     assert video.shows_something()
     assert max(abs(frame.astype(int) - video.frames[0]).mean() for frame in video.frames) > 1, "something moves"
     assert abs(video.seconds - video.count / 25) < 0.06, "sound in blocks of 1024 samples"
@@ -224,13 +242,14 @@ def test_it_makes_a_video(server, object_info, name):
 def faces(prompt, video):
     """The boxes of the faces in a workflow's picture, in the video's pixels."""
     (file,) = [node["inputs"].get("image") or "face.png" for node in prompt.values() if node["class_type"] in ("LoadImage", "LoadVideo")]
-    boxes = json.loads((SAMPLES / file.replace(".png", ".json")).read_text(encoding="utf-8"))["boxes"]
     scale = video.frames.shape[1] / Image.open(SAMPLES / file).height
-    return [tuple(scale * edge for edge in box) for box in boxes]
+    return [tuple(scale * edge for edge in box) for box in boxes_of(file)]
 
 
 def with_demo(prompt):
-    """A workflow for the published models with the demo model in their place, small and short."""
+    """A workflow for the published models with the demo model in their place; one of the demo's as it is."""
+    if any(node["class_type"] == "MultiTalkDemoModel" for node in prompt.values()):
+        return prompt
     demo = "1000"
     outputs = {
         "UNETLoader": 0,
@@ -250,13 +269,28 @@ def with_demo(prompt):
         inputs = {name: value for name, value in node["inputs"].items() if links.get(name) not in dropped}
         inputs |= {name: replaced[source] for name, source in links.items() if source in replaced}
         made[key] = {**node, "inputs": inputs}
+    return made
+
+
+def at_its_smallest(prompt):
+    """A workflow with small pictures, words of 0.8 s, and clips of 41 frames in 8 steps."""
+    made = copy.deepcopy(prompt)
+    pictures = [node["inputs"] for node in made.values() if node["class_type"] == "LoadImage"]
+    for inputs in pictures:
+        inputs["image"] = inputs["image"].replace(".png", "_small.png")
+    boxes = [box for inputs in pictures for box in boxes_of(inputs["image"])]
     for node in made.values():
         node["inputs"] |= SMALL.get(node["class_type"], {})
-        if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = node["inputs"]["image"].replace(".png", "_small.png")
-        if node["class_type"] in ("MultiTalkLongVideo", "MultiTalkPreviewSpeakers"):  # no size is linked any more
+        if node["class_type"] == "MultiTalkSpeaker" and node["inputs"]["box"]:
+            node["inputs"]["box"] = ", ".join(map(str, boxes.pop(0)))
+        if node["class_type"] in ("MultiTalkLongVideo", "MultiTalkPreviewSpeakers"):
             node["inputs"] |= {"width": 64 if "video" in node["inputs"] else 0, "height": 0}
     return made
+
+
+def boxes_of(file):
+    """The faces in one of the samples, in its pixels."""
+    return json.loads((SAMPLES / file).with_suffix(".json").read_text(encoding="utf-8"))["boxes"]
 
 
 def spoken(prompt):

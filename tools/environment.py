@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,9 +46,14 @@ class Environment:
             variables["MULTITALK_GOLDENS"] = str(self.goldens)
         return variables
 
-    def run(self, arguments: Sequence[str], folder: Path = ROOT) -> int:
-        """Runs the environment's Python in a folder, the repository's if not told; returns its exit code."""
-        return subprocess.run([str(self.python), *arguments], cwd=folder, env=self.variables()).returncode
+    def run(self, arguments: Sequence[str], folder: Path = ROOT, more: Mapping[str, str] | None = None) -> int:
+        """Runs the environment's Python and returns its exit code.
+
+        Args:
+            folder: to run it in; defaults to the repository's.
+            more: environment variables beside variables().
+        """
+        return subprocess.run([str(self.python), *arguments], cwd=folder, env=self.variables() | (more or {})).returncode
 
     def on_oldest(self) -> Environment | None:
         """This environment with the oldest ComfyUI in place of the newest; None where the user chose another ComfyUI."""

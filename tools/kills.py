@@ -112,13 +112,14 @@ def kills(
     base: Path, count: int, seed: int, report: Callable[[Kill], None] = lambda kill: None, phases: Sequence[str] = PHASES
 ) -> list[Kill]:
     """So many kills, aimed at the phases in turn; each server finishes what the one before was killed at, and is killed at the next."""
-    with start(base) as server:
-        whole, _ = finish(server, "whole/a")
     done: list[Kill] = []
     aimed: tuple[str, int, bool, int] | None = None
+    whole = ""
     for number in range(count + 1):
         with start(base) as server:
-            if aimed is not None:
+            if aimed is None:
+                whole, _ = finish(server, "whole/a")
+            else:
                 made, told = finish(server, f"again/{number}")
                 kept = f"{aimed[3]} clips were finished before" if aimed[3] else "all clips made now"
                 left = os.listdir(base / "output" / "multitalk_jobs")
