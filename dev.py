@@ -24,13 +24,12 @@ from demo import eval_main as eval_options
 from demo.train import run as train_options
 from tools import demo as demo_options
 from tools import doctor as doctor_options
-from tools import environment
+from tools import environment, testing
 from tools import faults as faults_options
 from tools import matrix as matrix_options
 from tools import models as models_options
 from tools import serve as serve_options
 from tools import signatures as signatures_options
-from tools import testing
 from tools.steps import StepFailed
 from tools.venvs import clean_variables
 

@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # the files that take longest come first, so that two processes that share the files end together
-LONGEST = "serverless workflows serverless_faults parity long_video browser long_video_node client nodes kills evaluate training".split()
+LONGEST = ("serverless", "workflows", "serverless_faults", "parity", "long_video", "browser")
+LONGEST += ("long_video_node", "client", "nodes", "kills", "evaluate", "training")
 
 
 def load_by_path(name: str, file: Path):
