@@ -11,10 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from multitalk_nodes.tests import costs
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES
 
 READY_LIMIT, RUN_LIMIT, LIMIT = 120_000, 300_000, 30_000  # ms
-SETTLE = 2500  # ms until the editor has finished moving things about
+QUIET = 700  # ms without a change of the graph, its place or the canvases: the editor has finished moving things about
+SETTLED = """quiet => new Promise(done => {
+    let last = "", since = 0
+    const look = () => {
+        const places = [...document.querySelectorAll("canvas")].map(canvas => canvas.getBoundingClientRect().toJSON())
+        const now = JSON.stringify([app.graph.serialize(), app.canvas.ds.offset, app.canvas.ds.scale, places])
+        if (now !== last) [last, since] = [now, performance.now()]
+        performance.now() - since > quiet ? done() : setTimeout(look, 50)
+    }
+    look()
+})"""
 RENDERERS = {"classic": False, "nodes2": True}  # what local installs have, and Nodes 2.0
 SETTINGS = {  # nothing that covers the graph
     "Comfy.TutorialCompleted": True,
@@ -103,6 +114,7 @@ def editor(request, browser, server):
     for sample in [*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")]:
         server.upload(sample)
     page = browser.new_page(viewport={"width": 1900, "height": 1100})
+    costs.counts[costs.PAGES] += 1
     page.set_default_timeout(LIMIT)
     page.request.post(f"{server.url}/settings", data={**SETTINGS, "Comfy.VueNodes.Enabled": RENDERERS[request.param]})
     page.renderer, page.complaints = request.param, []
@@ -110,7 +122,7 @@ def editor(request, browser, server):
     page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
     page.goto(server.url)
     page.wait_for_function("() => window.app && window.app.vueAppReady", timeout=READY_LIMIT)
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     page.evaluate(LISTEN)
     yield page
     page.close()
@@ -138,7 +150,7 @@ def page(editor, tmp_path):
 def boxes(page):
     """A small graph with the box editor in it: picture, boxes, two silent speakers, a preview."""
     page.evaluate(BUILD, PICTURE)
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     return Boxes(page)
 
 
@@ -185,13 +197,17 @@ class Boxes:
         return json.loads(self.text or "[]")
 
 
+def settle(page):
+    page.evaluate(SETTLED, QUIET)
+
+
 def load(page, name):
     """Drops a workflow's file on the editor; returns the workflow."""
     text = (ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")
     workflow = json.loads(text)
     page.evaluate(DROP, [text, f"{name}.json"])
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     return workflow
 
 
@@ -272,7 +288,7 @@ def test_a_long_video_tells_where_it_is(page):
     assert page.evaluate("() => window.previews") >= 2
     succeed(page)
     page.wait_for_function(VIDEO)
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     page.keep("long-done")
     assert abs(page.evaluate(f"() => ({VIDEO})().duration") - 197 / 25) < 0.1
 
@@ -296,7 +312,7 @@ def test_boxes_are_drawn_named_assigned_and_kept(page, boxes):
     asked = next(node for node in queued if node["class_type"] == "MultiTalkSpeakerBoxes")["inputs"]
     assert asked["boxes"] == kept and "speaker_boxes" not in asked
     page.evaluate(RELOAD)
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     assert boxes.text == kept
     page.evaluate(f"() => app.canvas.selectNode({BOXES})")
     page.keyboard.press("Control+C")
@@ -322,7 +338,7 @@ def test_boxes_are_moved_resized_deleted_and_brought_back(page, boxes):
     assert boxes.text == "" and page.evaluate("() => app.graph.nodes.length") == 5
     page.keyboard.press("Control+Z")
     page.wait_for_function(f"text => {BOXES}?.widgets.find(widget => widget.name === 'boxes').value === text", arg=drawn)
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     boxes.select(boxes.places[0]["box"])  # in a new node, which the editor has made from what it kept
     boxes.name.fill("Anna")
     assert boxes.places[0]["name"] == "Anna"
@@ -344,7 +360,7 @@ def test_what_a_run_used_is_shown_and_can_be_taken_over(page, boxes):
 
 def test_boxes_written_by_hand_are_shown_or_left_alone(page, boxes):
     boxes.text = '[{"box": [13, 13, 83, 96], "note": "mine"}]'
-    page.wait_for_timeout(SETTLE // 5)
+    settle(page)
     boxes.select(FACES[0])
     boxes.name.fill("Anna")
     assert boxes.places == [{"box": [13, 13, 83, 96], "note": "mine", "name": "Anna"}]

@@ -1,4 +1,4 @@
-"""A ComfyUI that is too old: one line in its log says so, and it starts."""
+"""A ComfyUI that is too old: one line in its log says so, and it starts. And one without torchaudio, which makes a video."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from multitalk_tools_server import ComfyServer
 
+from multitalk_nodes.tests.graphs import SAMPLES, Graph, video_of
 from multitalk_nodes.tools.host import OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,40 @@ def test_it_starts_without_our_nodes_and_says_why_in_one_line(aged):
     assert line.removeprefix("[ERROR] ") == TOLD.format("0.17.0")  # newer ones say how bad it is
     assert "Traceback" not in log
     assert re.search(r"IMPORT FAILED|Cannot import|Skip .*multitalk|Error while calling", log) is None
+
+
+WITHOUT_TORCHAUDIO = """#!{python}
+import runpy, sys, types
+from importlib.machinery import ModuleSpec
+
+class Nothing(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(f"{{self.__name__}}.{{name}} was asked for")
+
+for name in ("torchaudio", "torchaudio.functional"):
+    sys.modules[name] = Nothing(name)
+    sys.modules[name].__spec__ = ModuleSpec(name, None)
+sys.modules["torchaudio"].functional = sys.modules["torchaudio.functional"]
+sys.argv = sys.argv[1:]
+sys.path[0] = {comfyui!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_talking_video_needs_nothing_of_torchaudio(tmp_path):
+    """ComfyUI 0.38 has dropped it; those that can be had here import it as they start, so it is there and empty."""
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    python = tmp_path / "python"
+    python.write_text(WITHOUT_TORCHAUDIO.format(python=sys.executable, comfyui=str(comfyui)))
+    python.chmod(0o755)
+    with ComfyServer(comfyui, ROOT, python=python) as server:
+        for file in ("face_small.png", "voice_1.wav"):
+            server.upload(SAMPLES / file)
+        assert video_of(server, Graph(frames=9).set("audio_1", duration=0.6)).shows_something()
+        assert "was asked for" not in server.log_tail(1000)
 
 
 @pytest.mark.parametrize(

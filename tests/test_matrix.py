@@ -24,8 +24,8 @@ def test_every_value_is_there_once_with_the_newest_of_the_rest():
     for name, values in {"ComfyUI": PINNED, "Python": matrix.PYTHONS, "transformers": matrix.TRANSFORMERS, "torch": matrix.TORCH}.items():
         assert {cell.asked[name] for cell in cells} == set(values)
     for cell in others:
-        assert sum(cell.asked[name] != first.asked[name] for name in cell.asked) == 1
-    assert len(set(cells)) == len(cells) == 9
+        assert sum(cell.asked[name] != first.asked.get(name) for name in cell.asked) == 1
+    assert len(set(cells)) == len(cells) == 10 and [cell.torchaudio for cell in cells].count(matrix.NONE) == 1
 
 
 def test_psnr_is_that_of_the_worst_frame():
@@ -87,6 +87,11 @@ def test_what_cannot_be_had_was_not_run_and_what_fails_does_not_stop_the_rest(ca
     text = report(results, SURROUNDINGS)
     assert "0 passed, 2 failed, 1 not run" in text
     assert text.count("not run: no python3.13") == 1
+
+
+def test_a_comfyui_that_asks_for_torchaudio_is_not_run_without(cache):
+    (result,) = matrix.run_all([matrix.Cell(torchaudio=matrix.NONE)], {"3.13": cache}, Step("test"))
+    assert result.state == "not run" and "asks for torchaudio" in result.said
 
 
 def test_a_cell_is_compared_with_the_first_ones_frames(cache, monkeypatch):

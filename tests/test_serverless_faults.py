@@ -23,6 +23,7 @@ from dataclasses import replace
 import pytest
 
 from multitalk_client import id_of
+from multitalk_nodes.tests import costs
 from multitalk_nodes.tests.endpoint import BUCKET, KEYS, in_bucket, inline
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph
 from serverless.handler import Worker
@@ -76,6 +77,7 @@ def kept(tmp_path_factory):
     kept.keeper.start()
     kept.until(lambda: kept.get("/system_stats"))
     yield kept
+    costs.count_work(kept.url)
     kept.keeper.stop()
 
 
@@ -363,7 +365,7 @@ def test_a_full_disk_is_told(environment, kept, bucket, tmp_path):
 
 
 def test_nobody_is_there(environment, monkeypatch):
-    monkeypatch.setattr("serverless.handler.PATIENCE", 3.0)  # the first request waits for a ComfyUI that is still starting
+    monkeypatch.setattr("serverless.handler.PATIENCE", 0.5)  # the first request waits for a ComfyUI that is still starting
     answer = run(environment | {"COMFYUI_URL": "http://127.0.0.1:9"}, {"health_check": True}, "nobody")
     assert answer["error_code"] == "comfyui_unreachable" and "Is it running" in answer["error"]
 

@@ -134,7 +134,7 @@ def own_graph(picture: str, voices: list[str], scene: dict[str, Any]) -> dict[st
         f"   made at {width}×{height} pixels" + ("" if scene["boxes"] else "; with --box the face gets the size that the demo model knows")
     )
     graph[by_class["LoadImage"]]["inputs"]["image"] = picture
-    graph[by_class["MultiTalkConditioning"]]["inputs"] |= {"width": width, "height": height}
+    graph[by_class["MultiTalkConditioning"]]["inputs"] |= {"width": width, "height": height, "frames": CLIP_FRAMES}
     loader, speaker, embeds = (by_class[name] for name in ("MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"))
     turn = 0.0 if len(voices) == 1 else CLIP_FRAMES // len(voices) / FPS
     if turn:

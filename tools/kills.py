@@ -28,7 +28,7 @@ from .server import ComfyServer
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("denoise", "decode", "segment", "manifest", "join", "anywhere")
 CLIPS, STEPS = 5, 2
-SIDE = 128  # pixels: at 64, a clip is often decoded before word of its last step comes
+SIDE = 96  # pixels: at 64, a clip is often decoded before word of its last step comes
 POLL = 1e-4  # s; some phases last a few milliseconds, and a loop without a pause would take a core from ComfyUI
 LONGEST = 120.0  # s that a phase may be waited for
 

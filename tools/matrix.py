@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Frames: TypeAlias = "dict[str, np.ndarray]"  # a graph's name: its frames, [F, H, W, 3] uint8
 
-NEWEST = "newest"
+NEWEST, NONE = "newest", "none"
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 TRANSFORMERS = (NEWEST, "4.50.3")  # 4.50.3 is what ComfyUI asks for at least
 # pip's arguments. Not older than this: with torch 2.6 and its Triton, comfy-kitchen, which ComfyUI 0.30 asks for, does not import without a
@@ -49,7 +50,8 @@ SPACE = 9e9  # bytes of free disk that making an environment needs
 REPORT = ROOT / "docs" / "compatibility.md"
 BROKEN_OFF = "the run was broken off before"
 INSTALLED = f"""import importlib.metadata, json, platform
-print(json.dumps({{name: importlib.metadata.version(name) for name in {SHOWN}}} | {{"Python": platform.python_version()}}))"""
+there = {{part.metadata["Name"]: part.version for part in importlib.metadata.distributions()}}
+print(json.dumps({{name: there.get(name, "none") for name in {SHOWN}}} | {{"Python": platform.python_version()}}))"""
 REMEDY = "read the log; check the network, pip's package index and free disk space; then run the same command again."
 
 
@@ -61,6 +63,7 @@ class Cell:
     python: str = PYTHONS[0]
     transformers: str = NEWEST
     torch: str = NEWEST
+    torchaudio: str = NEWEST  # or NONE: with a ComfyUI that no longer asks for it
 
     @property
     def name(self) -> str:
@@ -68,7 +71,8 @@ class Cell:
 
     @property
     def asked(self) -> dict[str, str]:
-        return {"ComfyUI": self.comfyui, "Python": self.python, "transformers": self.transformers, "torch": self.torch}
+        asked = {"ComfyUI": self.comfyui, "Python": self.python, "transformers": self.transformers, "torch": self.torch}
+        return asked | ({"torchaudio": NONE} if self.torchaudio == NONE else {})
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -98,6 +102,7 @@ def cells(python: str) -> list[Cell]:
     first = Cell(python=python)
     others = [Cell(comfyui, python) for comfyui in PINNED] + [Cell(python=version) for version in PYTHONS]
     others += [Cell(python=python, transformers=version) for version in TRANSFORMERS] + [Cell(python=python, torch=t) for t in TORCH]
+    others.append(Cell(python=python, torchaudio=NONE))
     return [first, *(cell for cell in others if cell != first)]
 
 
@@ -157,6 +162,9 @@ def run_cell(cell: Cell, found: Mapping[str, Path], reference: Frames, result: R
 def _missing(cell: Cell, found: Mapping[str, Path]) -> str | None:
     if cell.python not in found:
         return f"no python{cell.python} with venv on PATH or in MULTITALK_PYTHONS"
+    host = pinned(cell.comfyui, cache_folder(), Step("cell"))
+    if cell.torchaudio == NONE and re.search(r"^torchaudio\b", (host.path / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE):
+        return f"ComfyUI {cell.comfyui} itself asks for torchaudio"
     free = shutil.disk_usage(cache_folder()).free
     return f"{free / 1e9:.0f} GB of disk are free; an environment needs {SPACE / 1e9:.0f}" if free < SPACE else None
 
