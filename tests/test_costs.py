@@ -11,16 +11,14 @@ from multitalk_nodes.tests import costs
 from multitalk_nodes.tests.graphs import ROOT, Graph
 from multitalk_nodes.tools import faults
 
+# a kind each: one clip, several people, any length with one and with two, dubbing, the published models'
+WORKFLOWS = ("demo_one_speaker", "demo_duet", "demo_long_talk", "demo_long_dialogue", "demo_dubbing", "infinitetalk_one_speaker")
 # of each promise, a test that must be in the quick tier
 PROMISED = (
     *(f"test_parity.py::test_the_pack_computes_what_the_published_code_computed[{number:02}]" for number in range(1, 16)),
     "test_parity.py::test_parity_notices_a_mutant[multitalk_core/model.py]",
     "test_kills.py::test_wherever_comfyui_is_killed_the_file_comes_out_the_same[2]",
-    *(
-        f"test_workflows.py::test_it_makes_a_video_at_its_smallest[{name}]"
-        for name in ("demo_one_speaker", "demo_duet", "demo_long_dialogue")
-    ),
-    *(f"test_workflows.py::test_it_makes_a_video_at_its_smallest[{name}]" for name in ("demo_dubbing", "infinitetalk_one_speaker")),
+    *(f"test_workflows.py::test_it_makes_a_video_at_its_smallest[{name}]" for name in WORKFLOWS),
     "test_nodes.py::test_bad_input_is_refused_in_plain_words[a file that is not audio]",
     *(f"test_browser.py::test_an_example_loads_runs_and_plays[{renderer}]" for renderer in ("classic", "nodes2")),
     "test_serverless.py::test_old_requests_end_in_the_bucket[old0-None-101]",

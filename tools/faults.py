@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import random
 import re
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .testing import TOGETHER
+from .testing import TOGETHER, share_of_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("nodes", "comfy_bridge", "multitalk_core", "multitalk_client", "serverless")
@@ -115,7 +116,8 @@ def noticed_by(clone: Path, fault: Fault) -> str:
     """The first test that fails with a fault, or nothing."""
     for arguments in filter(None, (nearest(clone, fault), TOGETHER)):
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *arguments]
-        ended = subprocess.run(command, cwd=clone, capture_output=True, text=True, encoding="utf-8", errors="replace")
+        variables = os.environ | share_of_cores()
+        ended = subprocess.run(command, cwd=clone, env=variables, capture_output=True, text=True, encoding="utf-8", errors="replace")
         if ended.returncode not in (0, 5):  # 5: nothing of those files is in the tier
             failed = re.search(r"^(FAILED|ERROR) (\S+.*?)( - .*)?$", ended.stdout, re.MULTILINE)
             return failed.group(2) if failed else f"pytest ended with {ended.returncode}: {(ended.stdout + ended.stderr)[-500:]}"

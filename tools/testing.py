@@ -31,8 +31,7 @@ def test(made: Environment, arguments: Sequence[str], everything: bool, coverage
     Returns:
         An exit code: pytest's, or ruff's.
     """
-    threads = max(1, (os.cpu_count() or 1) // PROCESSES)
-    variables = {} if arguments else {name: os.environ.get(name, str(threads)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    variables = {} if arguments else share_of_cores()
     data = cache_folder() / f"coverage-{'all' if everything else 'quick'}"
     if coverage:
         shutil.rmtree(data, ignore_errors=True)
@@ -50,6 +49,12 @@ def test(made: Environment, arguments: Sequence[str], everything: bool, coverage
     if lint_code:
         print("ruff found problems: see above pytest's output, or run: python dev.py lint")
     return test_code or lint_code
+
+
+def share_of_cores() -> dict[str, str]:
+    """Environment variables that give each process, and the ComfyUI it starts, its share; what the user has set stays."""
+    threads = str(max(1, (os.cpu_count() or 1) // PROCESSES))
+    return {name: os.environ.get(name, threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def _on_oldest(made: Environment, variables: dict[str, str]) -> int:
