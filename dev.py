@@ -46,7 +46,7 @@ def env(options: argparse.Namespace) -> int:
 
 
 def test(options: argparse.Namespace) -> int:
-    """the quick tests; --all: every test; further arguments go to pytest; --matrix: the demo on every version"""
+    """ruff, the quick tests in two processes, and a few on the oldest ComfyUI; with arguments, which go to pytest, in one process"""
     if options.matrix:
         matrix_options.parse(options.more)
         return environment.prepare().run(["-m", "tools.matrix", *options.more])
@@ -147,7 +147,7 @@ def mutants(options: argparse.Namespace) -> int:
 
 
 def faults(options: argparse.Namespace) -> int:
-    """put ten random faults into the product, one at a time, and see that the quick tests notice (half an hour)"""
+    """put ten random faults into the product, one at a time, and see that the quick tests notice (an hour or less)"""
     faults_options.parse(options.more)
     made = environment.prepare()
     return made.run(["-m", "tools.faults", *options.more])

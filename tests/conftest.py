@@ -34,14 +34,15 @@ pack.register_pack()
 server_tools = load_by_path("multitalk_tools_server", ROOT / "tools" / "server.py")
 
 costs = importlib.import_module("multitalk_nodes.tests.costs")
-costs.count_servers(server_tools.ComfyServer)
+for module in (server_tools, importlib.import_module("multitalk_nodes.tools.server")):  # the tools' own, too
+    costs.count_servers(module.ComfyServer)
 
 for program in ("multitalk_client", "serverless"):  # programs of their own: that is what they are called where they run
     load_by_path(program, ROOT / program / "__init__.py")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="the slow tests, too; without it they run where they are named, or chosen by -m")
+    parser.addoption("--all", action="store_true", help="the slow tests, too; those named (file::test) or asked for by -m slow run anyway")
 
 
 def pytest_configure(config):
@@ -49,14 +50,18 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Every test is of one tier; the slow ones are left out unless they were asked for."""
+    """Every test is of one tier, or by hand; the slow ones are left out unless they were asked for."""
+    named = tuple(argument.removeprefix("./") for argument in config.args if "::" in argument)
+    asked, left = [], []
     for item in items:
-        if not item.get_closest_marker("slow"):
+        is_slow = item.get_closest_marker("slow")
+        if not is_slow and not item.get_closest_marker("by_hand"):
             item.add_marker("quick")
-    asked = config.option.all or config.option.markexpr or any("::" in argument for argument in config.args)
-    if not asked:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
-        items[:] = [item for item in items if item.get_closest_marker("quick")]
+        wanted = config.option.all or "slow" in config.option.markexpr or item.nodeid.startswith(named)
+        (left if is_slow and not wanted else asked).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+    items[:] = asked
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         items.sort(key=lambda item: _turn(item.path.stem.removeprefix("test_")))
 

@@ -14,7 +14,7 @@ OBJECTS = {"1.wav": "voice_1.wav", "2.wav": "voice_2.wav", "multi1.png": "face_s
 
 
 def write_short_clips(folder):
-    """The demo's templates as they are, but for shorter clips."""
+    """The templates of workflows/api as they are, but for shorter clips."""
     for file in (ROOT / "workflows" / "api").glob("*.json"):
         graph = json.loads(file.read_text(encoding="utf-8"))
         for node in graph.values():

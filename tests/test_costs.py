@@ -1,6 +1,7 @@
 """The quick tier: what must be in it, and what it may cost. And the faults that it is tried with."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -8,28 +9,32 @@ from collections import Counter
 import pytest
 
 from multitalk_nodes.tests import costs
-from multitalk_nodes.tests.graphs import ROOT, Graph
+from multitalk_nodes.tests.graphs import ROOT, Graph, workflow
+from multitalk_nodes.tests.kept import kept
+from multitalk_nodes.tests.test_workflows import KINDS
 from multitalk_nodes.tools import faults
+from multitalk_nodes.tools.mutants import MUTANTS
+from multitalk_nodes.tools.testing import SHORT
 
-# a kind each: one clip, several people, any length with one and with two, dubbing, the published models'
-WORKFLOWS = ("demo_one_speaker", "demo_duet", "demo_long_talk", "demo_long_dialogue", "demo_dubbing", "infinitetalk_one_speaker")
 # of each promise, a test that must be in the quick tier
 PROMISED = (
     *(f"test_parity.py::test_the_pack_computes_what_the_published_code_computed[{number:02}]" for number in range(1, 16)),
-    "test_parity.py::test_parity_notices_a_mutant[multitalk_core/model.py]",
+    *(f"test_parity.py::test_parity_notices_a_mutant[{mutant.file}]" for mutant in MUTANTS if mutant.quick),
     "test_kills.py::test_wherever_comfyui_is_killed_the_file_comes_out_the_same[2]",
-    *(f"test_workflows.py::test_it_makes_a_video_at_its_smallest[{name}]" for name in WORKFLOWS),
+    *(f"test_workflows.py::test_it_makes_a_video_at_its_smallest[{name}]" for name in KINDS),
     "test_nodes.py::test_bad_input_is_refused_in_plain_words[a file that is not audio]",
-    *(f"test_browser.py::test_an_example_loads_runs_and_plays[{renderer}]" for renderer in ("classic", "nodes2")),
+    *(f"test_browser.py::test_an_example_loads_runs_and_plays[{renderer}-0.8]" for renderer in ("classic", "nodes2")),
     "test_serverless.py::test_old_requests_end_in_the_bucket[old0-None-101]",
     "test_serverless_faults.py::test_comfyui_killed_while_it_samples_and_while_a_job_waits",
     "test_serverless_faults.py::test_nodes_that_fail_and_prompts_that_are_refused",
     "test_signatures.py::test_released_nodes_are_as_they_were_or_replaced[0.1.0]",
+    "test_speaker_nodes.py::test_boxes_that_are_exchanged_exchange_the_faces",
+    *(test.removeprefix("tests/") for test in SHORT if "::" in test),
 )
 
 
 def test_what_guards_a_promise_is_in_the_quick_tier(request):
-    if request.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+    if not costs.is_whole(request.config):
         pytest.skip("a part of the tests runs")
     there = {item.nodeid.removeprefix("tests/") for item in request.session.items if item.get_closest_marker("quick")}
     assert {*PROMISED} <= there, {*PROMISED} - there
@@ -37,8 +42,8 @@ def test_what_guards_a_promise_is_in_the_quick_tier(request):
 
 def test_a_graph_costs_its_frames_times_its_steps():
     assert costs.work_of(Graph(frames=9, steps=4)) == 36
-    long = {"1": {"inputs": {"steps": 2, "clip_frames": 41, "clip": ["2", 0]}}, "2": {"inputs": {}}}
-    assert costs.work_of(long) == 82 and costs.work_of({"1": {"inputs": {"text": "x"}}}) == 0
+    assert costs.work_of(workflow("demo_long_dialogue")) == 8 * 200  # two voices of 4 s, eight steps
+    assert costs.work_of({"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}) == 0
 
 
 def test_what_passes_its_limit_is_told():
@@ -68,7 +73,8 @@ def test_a_quick_run_that_costs_too_much_fails(tmp_path, limit, code, processes)
     """Two tests that start what looks like a ComfyUI; in two processes they add up."""
     (tmp_path / "conftest.py").write_text(SMALL_SUITE.format(tests=str(ROOT / "tests"), limit=limit))
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = .")
-    started = "[sys.executable, '-I', '-S', '-c', '', 'main.py', '--base-directory']"
+    main = os.path.join(os.environ["COMFYUI_PATH"], "main.py")
+    started = f"[sys.executable, '-I', '-S', '-c', '', {main!r}, '--base-directory']"
     body = f"import subprocess, sys\ndef test_it(): assert subprocess.run({started}).returncode == 0\n"
     for name in ("a", "b"):
         (tmp_path / f"test_{name}.py").write_text(body)
@@ -82,16 +88,41 @@ def test_every_possible_fault_is_python_and_changes_one_place():
     for file in ("multitalk_core/windows.py", "nodes/inputs.py", "serverless/prepare.py", "multitalk_core/model.py"):
         source = (ROOT / file).read_bytes()
         found = faults.faults_of(file, source)
-        assert found
+        assert len({(fault.start, fault.end) for fault in found}) == len(found) > 0
         for fault in found:
             changed = source[: fault.start] + fault.after + source[fault.end :]
             assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
+
+
+def test_what_is_kept_is_made_once_and_anew_from_another_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTITALK_CACHE", str(tmp_path / "cache"))
+    source, made = tmp_path / "source", []
+
+    def make(folder):
+        made.append(source.read_text())
+        folder.mkdir()
+        (folder / "result").write_text(made[-1])
+
+    for text in ("a", "a", "b", "b"):
+        source.write_text(text)
+        assert (kept("thing", [source], make) / "result").read_text() == text
+    assert made == ["a", "b"] and len(list((tmp_path / "cache" / "tests").iterdir())) == 1
+    source.write_text("c")
+    with pytest.raises(ZeroDivisionError):
+        kept("thing", [source], lambda folder: 1 / 0)
+    assert (kept("thing", [source], make) / "result").read_text() == "c", "what failed half-way is not taken for made"
 
 
 def test_a_draw_is_the_same_again_and_takes_each_module_once(tmp_path):
     drawn = faults.draw(ROOT, 7, 10)
     assert drawn == faults.draw(ROOT, 7, 10) != faults.draw(ROOT, 8, 10)
     assert len({fault.file for fault in drawn}) == 10
-    (tmp_path / "m.py").write_text("x = 1\nif x < 2:\n    y = x + 3\n")
-    by_text = {fault.apply(tmp_path) for fault in faults.faults_of("m.py", (tmp_path / "m.py").read_bytes())[:1]}
-    assert by_text == {"m.py:2\n    - if x < 2:\n    + if (not (x < 2)):"}
+    source, shown = "x = 1\nif x < 2:\n    y = x + 3\n", []
+    for fault in faults.faults_of("m.py", source.encode()):
+        (tmp_path / "m.py").write_text(source)
+        shown.append(fault.apply(tmp_path))
+    assert sorted(shown) == [
+        "m.py:2\n    - if x < 2:\n    + if (not (x < 2)):",
+        "m.py:2\n    - if x < 2:\n    + if x >= 2:",
+        "m.py:3\n    - y = x + 3\n    + y = x - 3",
+    ]

@@ -45,6 +45,13 @@ def test_with_a_box_the_face_gets_the_size_that_the_model_knows(tmp_path):
     assert demo.fitted_size(picture, [[100, 100, 300, 350]]) == (208, 208)  # a third of 640: the face of 250 is 84
 
 
+def test_voices_of_the_users_share_the_demo_workflows_clip():
+    scene = demo.own_scene(demo.parse(["--image", FACE, "--audio", VOICE, "--audio", VOICE]))
+    nodes = demo.own_graph("face.png", ["a.wav", "b.wav"], scene).values()
+    assert [node["inputs"]["duration"] for node in nodes if node["class_type"] == "MultiTalkLoadAudio"] == [2.0, 2.0]
+    assert [node["inputs"]["frames"] for node in nodes if node["class_type"] == "MultiTalkConditioning"] == [101]
+
+
 def test_two_voices_of_the_users_speak_in_turn_on_their_own_faces(server, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "CLIP_FRAMES", 49)  # for turns of a second in place of two
     boxes = ["--box", "8,0,56,55", "--box", "73,0,119,55"]

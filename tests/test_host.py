@@ -79,6 +79,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="a script with an interpreter in its first line")
 def test_a_talking_video_needs_nothing_of_torchaudio(tmp_path):
     """ComfyUI 0.38 has dropped it; those that can be had here import it as they start, so it is there and empty."""
     comfyui = Path(os.environ["COMFYUI_PATH"])

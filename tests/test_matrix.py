@@ -19,7 +19,7 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_every_value_is_there_once_with_the_newest_of_the_rest():
-    first, *others = cells = matrix.cells("3.13")
+    first, *others = cells = matrix.cells("3.13", without_torchaudio=True)
     assert first.asked == {"ComfyUI": DEFAULT, "Python": "3.13", "transformers": "newest", "torch": "newest"}
     for name, values in {"ComfyUI": PINNED, "Python": matrix.PYTHONS, "transformers": matrix.TRANSFORMERS, "torch": matrix.TORCH}.items():
         assert {cell.asked[name] for cell in cells} == set(values)
@@ -89,9 +89,15 @@ def test_what_cannot_be_had_was_not_run_and_what_fails_does_not_stop_the_rest(ca
     assert text.count("not run: no python3.13") == 1
 
 
-def test_a_comfyui_that_asks_for_torchaudio_is_not_run_without(cache):
-    (result,) = matrix.run_all([matrix.Cell(torchaudio=matrix.NONE)], {"3.13": cache}, Step("test"))
-    assert result.state == "not run" and "asks for torchaudio" in result.said
+def test_a_row_without_torchaudio_is_there_where_comfyui_no_longer_asks_for_it(tmp_path):
+    for lines, asks in (("torch\ntorchaudio\n", True), ("torch\n# torchaudio went\n", False)):
+        (tmp_path / "requirements.txt").write_text(lines)
+        assert matrix.asks_for_torchaudio(tmp_path) == asks
+    assert len(matrix.cells("3.13")) == len(matrix.cells("3.13", without_torchaudio=True)) - 1
+    results = [Result(matrix.Cell().asked, True), Result(matrix.Cell(torchaudio=matrix.NONE).asked, False)]
+    text = report(results, SURROUNDINGS)
+    assert "**none**" in text and "no torchaudio: failed" in text and "There is no row" not in text
+    assert "ComfyUI 0.30.0 itself asks for it" in report(results[:1], SURROUNDINGS | {"torchaudio": "0.30.0"})
 
 
 def test_a_cell_is_compared_with_the_first_ones_frames(cache, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from multitalk_tools_server import NodeFailed, PromptRefused
 
 from multitalk_nodes.multitalk_core.sync import mouth_opening
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, audio, node, video_of
+from multitalk_nodes.tests.kept import kept
 
 RATE = 16000
 SEEDS = itertools.count(1000)
@@ -266,8 +268,11 @@ def test_an_empty_mask_is_refused(server, inputs):
 
 @pytest.fixture(scope="module")
 def random_weights(server):
-    """Files of random weights at tiny size in the server's model folders, made by a process of its own."""
-    subprocess.run([sys.executable, str(ROOT / "tests" / "make_random_weights.py"), str(server.base / "models")], check=True)
+    """Files of random weights at tiny size in the server's model folders, made by a process of its own, once."""
+    program = ROOT / "tests" / "make_random_weights.py"
+    sources = [program, ROOT / "tests" / "layouts.py", ROOT / "tests" / "tiny.py", ROOT / "multitalk_core" / "model.py"]
+    made = kept("random-weights", sources, lambda folder: subprocess.run([sys.executable, str(program), str(folder)], check=True))
+    shutil.copytree(made, server.base / "models", dirs_exist_ok=True)
 
 
 def with_files(

@@ -31,6 +31,8 @@ def parity(folder, *items):
 def test_the_command_exits_with_one_for_a_tensor_that_differs(comfy, goldens, tmp_path):
     from safetensors.torch import load_file, save_file
 
+    from multitalk_nodes.tools.parity import runner
+
     folder = shutil.copytree(
         goldens, tmp_path / "set", ignore=shutil.ignore_patterns("05_*", "06_*", "12_*"), copy_function=shutil.copyfile
     )
@@ -43,6 +45,7 @@ def test_the_command_exits_with_one_for_a_tensor_that_differs(comfy, goldens, tm
     assert result.returncode == 1, result.stdout + result.stderr
     assert "FAIL    13 image0" in result.stdout
     assert "ok      13 image1" in result.stdout
+    assert runner.run(goldens, ["07"]) == 0
 
 
 def test_what_is_no_golden_set_is_refused(comfy, tmp_path, capsys):
@@ -63,6 +66,14 @@ def test_parity_notices_a_mutant(comfy, goldens, mutant):
     from multitalk_nodes.tools.mutants import survives
 
     assert not survives(mutant, goldens), f"parity stays green with {mutant}"
+
+
+def test_an_unchanged_copy_is_green_behind_the_mutants(comfy, goldens):
+    from multitalk_nodes.tools.mutants import COPY, parity
+
+    done = parity(ROOT, goldens, ["01", "02", "04", "05", "13"])
+    assert len(done) > 50 and all(check.passed for check in done)
+    assert not [name for name in sys.modules if name.startswith(COPY)]
 
 
 def test_every_mutant_still_names_one_place_of_the_code():

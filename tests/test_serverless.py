@@ -57,7 +57,7 @@ def answered(worker, given, job=None):
     ],
 )  # fmt: skip
 def test_old_requests_end_in_the_bucket(worker, bucket, tmp_path, old, key, frames):
-    """Literally, but for the demo's own small size and one step."""
+    """Literally, but for the demo's own small size, one step, and clips of 21 frames."""
     answer = answered(worker, old | {name: SHORT[name] for name in ("width", "height", "steps")}, f"old-{frames}")
     video = in_bucket(bucket, answer, tmp_path / "a.mp4")
     assert answer["video"] == f"s3://{BUCKET}/{key or 'multitalk/old-101.mp4'}"

@@ -25,7 +25,7 @@ OPTIONAL = {"boto3", "flash_attn", "kornia", "librosa", "pysubs2", "sageattentio
 DISTRIBUTIONS = {"PIL": "pillow"}  # an imported module's package, where it has another name
 BROUGHT_ALONG = {"packaging"}  # by transformers
 DROPPED = {"torchaudio"}  # in the requirements of older ComfyUIs only
-SLOW = {"av", "transformers"}  # to import: so the pack does it where they are used. ComfyUI has them
+SLOW = {"av", "scipy", "transformers"}  # to import: so the pack does it where they are used. ComfyUI has them
 
 
 def product_files() -> list[Path]:

@@ -50,8 +50,8 @@ SPACE = 9e9  # bytes of free disk that making an environment needs
 REPORT = ROOT / "docs" / "compatibility.md"
 BROKEN_OFF = "the run was broken off before"
 INSTALLED = f"""import importlib.metadata, json, platform
-there = {{part.metadata["Name"]: part.version for part in importlib.metadata.distributions()}}
-print(json.dumps({{name: there.get(name, "none") for name in {SHOWN}}} | {{"Python": platform.python_version()}}))"""
+there = {{"torchaudio": "none"}} | {{part.metadata["Name"]: part.version for part in importlib.metadata.distributions()}}
+print(json.dumps({{name: there[name] for name in {SHOWN}}} | {{"Python": platform.python_version()}}))"""
 REMEDY = "read the log; check the network, pip's package index and free disk space; then run the same command again."
 
 
@@ -63,7 +63,7 @@ class Cell:
     python: str = PYTHONS[0]
     transformers: str = NEWEST
     torch: str = NEWEST
-    torchaudio: str = NEWEST  # or NONE: with a ComfyUI that no longer asks for it
+    torchaudio: str = NEWEST  # or NONE
 
     @property
     def name(self) -> str:
@@ -86,23 +86,29 @@ def main() -> int:
     options = parse(sys.argv[1:])
     step = Step("matrix")
     found = interpreters()
-    chosen = cells(next((version for version in PYTHONS if version in found), PYTHONS[0]))
+    asks = asks_for_torchaudio(pinned(DEFAULT, cache_folder(), step).path)
+    chosen = cells(next((version for version in PYTHONS if version in found), PYTHONS[0]), without_torchaudio=not asks)
     if options.only:
         chosen = [cell for cell in chosen if cell == chosen[0] or any(text in cell.name for text in options.only)]
     with locked(cache_folder() / "matrix", step):
         results = run_all(chosen, found, step)
     if not options.only and not any(result.said == BROKEN_OFF for result in results):
-        REPORT.write_text(report(results, surroundings()), encoding="utf-8")
+        REPORT.write_text(report(results, surroundings() | ({"torchaudio": DEFAULT} if asks else {})), encoding="utf-8")
         step.say(f"wrote {REPORT.relative_to(ROOT)}")
     return int(any(result.state != "passed" for result in results))
 
 
-def cells(python: str) -> list[Cell]:
+def asks_for_torchaudio(comfyui: Path) -> bool:
+    """Whether a ComfyUI has it among its requirements; 0.38 and later have not."""
+    return bool(re.search(r"^torchaudio\b", (comfyui / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def cells(python: str, without_torchaudio: bool = False) -> list[Cell]:
     """The newest of everything on this Python first; then every other value with the newest of the rest."""
     first = Cell(python=python)
     others = [Cell(comfyui, python) for comfyui in PINNED] + [Cell(python=version) for version in PYTHONS]
     others += [Cell(python=python, transformers=version) for version in TRANSFORMERS] + [Cell(python=python, torch=t) for t in TORCH]
-    others.append(Cell(python=python, torchaudio=NONE))
+    others += [Cell(python=python, torchaudio=NONE)] if without_torchaudio else []
     return [first, *(cell for cell in others if cell != first)]
 
 
@@ -162,9 +168,6 @@ def run_cell(cell: Cell, found: Mapping[str, Path], reference: Frames, result: R
 def _missing(cell: Cell, found: Mapping[str, Path]) -> str | None:
     if cell.python not in found:
         return f"no python{cell.python} with venv on PATH or in MULTITALK_PYTHONS"
-    host = pinned(cell.comfyui, cache_folder(), Step("cell"))
-    if cell.torchaudio == NONE and re.search(r"^torchaudio\b", (host.path / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE):
-        return f"ComfyUI {cell.comfyui} itself asks for torchaudio"
     free = shutil.disk_usage(cache_folder()).free
     return f"{free / 1e9:.0f} GB of disk are free; an environment needs {SPACE / 1e9:.0f}" if free < SPACE else None
 
@@ -186,6 +189,8 @@ def _environment(cell: Cell, interpreter: Path, result: Result, step: Step) -> I
         pip += ["-r", str(host.path / "requirements.txt"), "-r", str(ROOT / "requirements.txt"), *TORCH[cell.torch]]
         pip += [f"transformers=={cell.transformers}"] if cell.transformers != NEWEST else []
         step.run(pip, log, clean_variables(), REMEDY)
+        if cell.torchaudio == NONE:
+            step.run([str(python), "-m", "pip", "uninstall", "-y", "torchaudio"], log, clean_variables(), REMEDY)
         packages = subprocess.run([str(python), "-c", INSTALLED], capture_output=True, text=True, check=True, env=clean_variables())
         result.versions |= json.loads(packages.stdout)
         result.install_seconds = time.monotonic() - began

@@ -67,7 +67,13 @@ def report(results: Sequence[Result], surroundings: Mapping[str, str]) -> str:
         "| ComfyUI | Python | " + " | ".join(SHOWN) + " | result | worst frame | install, run |",
         "|---|---|" + "---|" * len(SHOWN) + "---|---|---|",
     ]
-    return "\n".join([*lines, *(_row(result, results[0]) for result in results), *_reasons(results)]) + "\n"
+    lines += [*(_row(result, results[0]) for result in results), *_reasons(results)]
+    if "torchaudio" in surroundings:
+        lines += [
+            "",
+            f"There is no row without torchaudio: ComfyUI {surroundings['torchaudio']} itself asks for it.",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _control(results: Sequence[Result]) -> str:
@@ -79,7 +85,7 @@ def _row(result: Result, first: Result) -> str:
     versions = {**result.asked, **result.versions}
     shown = [versions.get(name, "") for name in ("ComfyUI", "Python", *SHOWN)]
     for place, name in enumerate(("ComfyUI", "Python", *SHOWN)):
-        if name in result.asked and result.asked[name] != first.asked[name]:
+        if name in result.asked and result.asked[name] != first.asked.get(name):
             shown[place] = f"**{shown[place]}**"
     worst = "compared with" if result.first else "" if result.psnr is None else decibels(result.psnr)
     seconds = f"{result.install_seconds:.0f} s, {result.run_seconds:.0f} s" if result.versions else ""
@@ -89,7 +95,7 @@ def _row(result: Result, first: Result) -> str:
 def _reasons(results: Sequence[Result]) -> list[str]:
     told = [
         f"* ComfyUI {result.asked['ComfyUI']}, Python {result.asked['Python']}, transformers {result.asked['transformers']}, "
-        f"torch {result.asked['torch']}: {result.state}: {result.said}"
+        f"torch {result.asked['torch']}{', no torchaudio' if 'torchaudio' in result.asked else ''}: {result.state}: {result.said}"
         for result in results
         if result.state != "passed"
     ]

@@ -121,7 +121,10 @@ def survives(mutant: Mutant, goldens: Path) -> bool:
         if text.count(mutant.before) != 1:
             raise ValueError(f"{mutant.file} has {text.count(mutant.before)} places '{mutant.before}'; the mutant must name exactly one.")
         file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-        return not any(not check.passed and check.name != "broke off" for check in parity(copy, goldens, mutant.items.split()))
+        try:
+            return not any(not check.passed and check.name != "broke off" for check in parity(copy, goldens, mutant.items.split()))
+        except (ImportError, NameError, SyntaxError, AssertionError):
+            return True
 
 
 def parity(pack: Path, goldens: Path, items: list[str]) -> list[Any]:
@@ -143,6 +146,11 @@ def main() -> int:
     spec.loader.exec_module(host)
     host.register_pack()
     host.start_comfy()
+    import comfy.cli_args
+    import comfy.utils
+
+    comfy.cli_args.args.cpu = True  # the goldens are float32 on a CPU, whatever this machine has
+    comfy.utils.set_progress_bar_enabled(False)
     goldens = Path(sys.argv[1])
     began = time.perf_counter()
     items = sorted({item for mutant in MUTANTS for item in mutant.items.split()})

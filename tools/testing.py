@@ -22,20 +22,20 @@ SHORT = (
 
 
 def test(made: Environment, arguments: Sequence[str], everything: bool, coverage: bool) -> int:
-    """Run ruff and pytest; without further arguments to pytest in two processes, and in short on the oldest ComfyUI.
+    """Run ruff and pytest. Without arguments to pytest: in two processes, and then in short on the oldest ComfyUI.
 
     Args:
-        arguments: pytest's; with any, it runs in one process and chooses itself.
+        arguments: pytest's; with any, pytest runs in one process and selects by them.
         everything: the slow tier, too.
         coverage: measure the lines that run, ComfyUI's processes included, and print a table at the end.
     Returns:
         An exit code: pytest's, or ruff's.
     """
     variables = {} if arguments else share_of_cores()
-    data = cache_folder() / f"coverage-{'all' if everything else 'quick'}"
+    data = cache_folder() / f"coverage-{'part' if arguments else 'all' if everything else 'quick'}"
     if coverage:
         shutil.rmtree(data, ignore_errors=True)
-        data.mkdir(parents=True)
+        data.mkdir(parents=True, exist_ok=True)
         variables |= {"COVERAGE_PROCESS_START": str(ROOT / "tools" / "coverage.ini"), "COVERAGE_FILE": str(data / "lines")}
         variables |= {"MULTITALK_ROOT": str(ROOT)}
     lint_code = made.run(["-m", "ruff", "check", "--quiet"])
