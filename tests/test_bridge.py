@@ -423,6 +423,23 @@ class TestRefusals:
             run(tiny, guide(tiny, model, weights, 1.0, 1.0))
 
 
+def test_a_clip_counts_its_steps_and_says_when_it_is_done(tiny, wan, weights):
+    import comfy.utils
+
+    from multitalk_nodes.comfy_bridge.sampling import sample_clip
+    from multitalk_nodes.multitalk_core.schedule import sigmas
+
+    guider, told = guide(tiny, patched(tiny, wan, weights), weights, 1.0, 1.0), []
+    latent = {"samples": torch.zeros_like(tiny.known_latent()), "kept": "this"}
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: told.append((done, total)))
+    try:
+        made = sample_clip(guider, latent, sigmas(STEPS, SHIFT), "euler", SEED)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert told[-1] == (STEPS, STEPS) and {total for _, total in told} == {STEPS}
+    assert made["kept"] == "this" and torch.equal(made["samples"], run(tiny, guider))
+
+
 class TestFiles:
     def save(self, folder, tensors, name="multitalk.safetensors", metadata=None):
         from safetensors.torch import save_file

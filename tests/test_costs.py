@@ -39,6 +39,7 @@ def test_what_guards_a_promise_is_in_the_quick_tier(request):
     there = [item.nodeid.removeprefix("tests/") for item in request.session.items if item.get_closest_marker("quick")]
     there += [name.split("[")[0] for name in there]
     assert {*PROMISED} <= {*there}, {*PROMISED} - {*there}
+    assert len(KINDS) >= 6 and sum(mutant.quick for mutant in MUTANTS) >= 6
 
 
 def test_a_graph_costs_its_frames_times_its_steps():
