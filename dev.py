@@ -46,7 +46,7 @@ def env(options: argparse.Namespace) -> int:
 
 
 def test(options: argparse.Namespace) -> int:
-    """ruff, the quick tests in two processes, and a few on the oldest ComfyUI; with arguments, which go to pytest, in one process"""
+    """ruff, the quick tests, and a few on the oldest ComfyUI; further arguments go to pytest, which then runs in one process"""
     if options.matrix:
         matrix_options.parse(options.more)
         return environment.prepare().run(["-m", "tools.matrix", *options.more])
@@ -203,7 +203,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for function, flags, takes_more in COMMANDS:
         name = function.__name__.replace("_", "-")
         command = commands.add_parser(
-            name, help=function.__doc__, description=function.__doc__, add_help=not takes_more, allow_abbrev=False
+            name, help=function.__doc__, description=function.__doc__, add_help=not takes_more or bool(flags), allow_abbrev=False
         )
         command.set_defaults(function=function, takes_more=takes_more)
         for flag, settings in flags.items():
