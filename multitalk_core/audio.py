@@ -219,7 +219,7 @@ def _k_weighted(voice: np.ndarray, rate: int) -> np.ndarray:
     from scipy.signal import lfilter  # half a second to import; ComfyUI brings scipy
 
     for b, a in (_high_shelf(4.0, 1 / math.sqrt(2), 1500.0, rate), _high_pass(0.5, 38.0, rate)):
-        voice = lfilter(b, a, voice)
+        voice = np.asarray(lfilter(b, a, voice))
     return voice
 
 
