@@ -139,11 +139,11 @@ def again(python: Path) -> int:
 
 
 def mutants(options: argparse.Namespace) -> int:
-    """change one sign, index or range at a time and see that parity notices (minutes)"""
+    """change one sign, index or range at a time and see that parity notices (5 minutes)"""
     made = environment.prepare()
     if made.goldens is None:
         raise StepFailed("mutants", "no folder of goldens was found", "set MULTITALK_GOLDENS to one")
-    return made.run(["tools/mutants.py", str(made.goldens)])
+    return made.run(["-m", "tools.mutants", str(made.goldens)])
 
 
 def faults(options: argparse.Namespace) -> int:

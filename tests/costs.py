@@ -83,7 +83,7 @@ def too_many(found: Counter[str]) -> list[str]:
 
 def is_whole(config: pytest.Config) -> bool:
     """Whether a tier runs with all of its tests, so that what is missing from it is missing."""
-    chosen = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob", "last_failed")
+    chosen = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob")
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not any(getattr(config.option, name, None) for name in chosen)
 
 

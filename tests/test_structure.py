@@ -159,6 +159,7 @@ def test_what_the_nodes_import_comes_with_comfyui_or_is_required(trees):
         return {module for module in modules if DISTRIBUTIONS.get(module, module) not in brought | BROUGHT_ALONG}
 
     assert offending(nodes, unknown) == {}
+    assert unknown("", ast.parse("def f():\n    import torch, torchaudio.functional, os, scipy.signal")) == {"torchaudio"}
 
 
 def required_names(file: Path) -> set[str]:

@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from .pack import register_pack, start_comfy
+
 ROOT = Path(__file__).resolve().parents[1]
 COPY = "multitalk_mutant"  # the changed pack's name beside the real one
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "demo", "benchmarks", "docs", "workflows")
@@ -141,11 +143,8 @@ def parity(pack: Path, goldens: Path, items: list[str]) -> list[Any]:
 
 
 def main() -> int:
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
-    host = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(host)
-    host.register_pack()
-    host.start_comfy()
+    register_pack()
+    start_comfy()
     import comfy.cli_args
     import comfy.utils
 
