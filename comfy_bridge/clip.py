@@ -14,8 +14,9 @@ from torch import Tensor
 from ..multitalk_core.audio import playable
 from ..multitalk_core.colour import match_colours
 from ..multitalk_core.generate import condition_clip
-from ..multitalk_core.sizes import TOKEN_STRIDE, fit_picture, opaque
-from ..multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
+from ..multitalk_core.notes import note
+from ..multitalk_core.sizes import BUCKETS, TOKEN_STRIDE, fit_picture, opaque
+from ..multitalk_core.speakers import Speaker, called, capital, check_places, ref_target_masks, source_masks, token_masks
 from ..multitalk_core.voices import Voices
 from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import Clip, fitting_frames
@@ -27,6 +28,7 @@ from .weights import MultiTalkWeights
 logger = logging.getLogger(__name__)
 
 LONGEST_STRIP = 16  # times as long as high
+USUAL_PICTURE = max(height * width for _, height, width in BUCKETS["multitalk-480"])  # pixels; more than that is said, if unasked
 LARGEST_PICTURE = 1920 * 1088  # pixels that are taken unasked; trained sizes have less than half
 PICTURE = "multitalk_picture"  # beside the latent's samples: what the decoder matches colours to
 
@@ -67,6 +69,7 @@ def prepare_clip(
     scene, fit = fit_scene(model, weights, voices, picture, vae, positive, negative, width, height, clip_vision, clip_vision_output)
     clip_frames = whole_clip(frames)
     clip = Clip(0, start=0, stop=clip_frames, drop=0, keep=min(voices.frames, clip_frames))
+    _note_cut(voices, clip.keep)
     scene = scene.at(clip.keep / 2 / FPS)
     condition = condition_clip(scene, weights.family, clip, fit, None, voices.tracks)
     latent = {"samples": torch.zeros_like(condition.known_latent), PICTURE: fit}
@@ -95,6 +98,7 @@ def fit_scene(
     weights.shape.check_encoder(*voices.tracks[0].shape[1:])
     height, width = _size(picture, height, width)
     _, tokens = _masks(voices.speakers, picture, height, width)
+    _note_parts(voices.speakers)
     masks = tokens if len(voices.speakers) > 1 else None  # a single speaker needs none, because nobody else could be heard
     scene = Scene(model, weights, vae, positive, negative, masks, clip_vision, clip_vision_output)
     return scene, fit_picture(picture, height, width)
@@ -111,7 +115,7 @@ def fit_speakers(speakers: Sequence[Speaker], picture: Tensor, width: int, heigh
 def whole_clip(frames: int) -> int:
     """Frames of a clip as the VAE can hold them."""
     if (fitting := fitting_frames(frames)) != frames:
-        logger.info("MultiTalk: %d frames were rounded up to %d (4n + 1).", frames, fitting)
+        note(f"{frames} frames were rounded up to {fitting}: the VAE makes 4n + 1.")
     return fitting
 
 
@@ -129,17 +133,14 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
             "The latent has lost the picture that colours are matched to. Connect the sampler's latent directly, or set colour to 0."
         )
     count = min(voices.frames, takes[0].shape[0])
-    if voices.frames > count:
-        logger.warning(
-            "MultiTalk: the voices last %.2f s, but one clip only %.2f s; the rest of the audio is cut.", voices.frames / FPS, count / FPS
-        )
+    _note_cut(voices, count)
     frames = [match_colours(take[:count], latent.get(PICTURE, take), colour_strength, device_with) for take in takes]
     samples = round(count / FPS * voices.rate) if voices.frames > count else voices.sound.shape[-1]
     waveform, rate = playable(voices.sound[:, :samples], voices.rate)
     if rate != voices.rate or waveform.shape[0] != voices.sound.shape[0]:
-        logger.info(
-            "MultiTalk: the sound of %d channels at %d Hz became %d at %d Hz, which video files can hold.",
-            *(voices.sound.shape[0], voices.rate, waveform.shape[0], rate),
+        note(
+            f"The sound of {voices.sound.shape[0]} channels at {voices.rate} Hz became {waveform.shape[0]} at {rate} Hz, which video files "
+            "can hold."
         )
     return torch.cat(frames), {"waveform": waveform.repeat(1, len(takes))[None], "sample_rate": rate}
 
@@ -148,14 +149,30 @@ def _masks(speakers: Sequence[Speaker], picture: Tensor, height: int, width: int
     """Masks at the source's size, and classes on the token grid."""
     for speaker in speakers:
         if speaker.mask is not None and speaker.mask.shape != picture.shape[1:3]:
-            logger.info(
-                "MultiTalk: a mask of %d×%d pixels was scaled and cropped to the picture's %d×%d.",
-                *(*reversed(speaker.mask.shape), *reversed(picture.shape[1:3])),
-            )
+            (mask_height, mask_width), (height_there, width_there) = speaker.mask.shape, picture.shape[1:3]
+            note(f"A mask of {mask_width}×{mask_height} pixels was scaled and cropped to the picture's {width_there}×{height_there}.")
     masks = source_masks(speakers, *picture.shape[1:3])
     tokens = token_masks(ref_target_masks(masks, height, width))
     check_places(tokens)
     return masks, tokens
+
+
+def _note_cut(voices: Voices, frames: int) -> None:
+    if voices.frames > frames:
+        note(
+            f"The voices last {voices.frames / FPS:.2f} s, but this clip only {frames / FPS:.2f} s: the rest of the audio is cut. "
+            "MultiTalk Long Video makes all of it."
+        )
+
+
+def _note_parts(speakers: Sequence[Speaker]) -> None:
+    """Says who has no place of their own."""
+    without = [called(speakers, i) for i, speaker in enumerate(speakers) if speaker.mask is None and speaker.box is None]
+    if len(speakers) > 1 and without:
+        note(
+            f"{capital(' and '.join(without))} {'have' if len(without) > 1 else 'has'} neither a box nor a mask: an equal part of the "
+            "picture, counted from the left, is theirs. If a face is elsewhere, draw a box over it."
+        )
 
 
 def check_picture(picture: Tensor) -> None:
@@ -183,9 +200,9 @@ def check_prompts(model: comfy.model_patcher.ModelPatcher, positive: Conditionin
 def _one_picture(picture: Tensor) -> Tensor:
     check_picture(picture)
     if picture.shape[0] > 1:
-        logger.info("MultiTalk: the first of %d pictures is used.", picture.shape[0])
+        note(f"The first of {picture.shape[0]} pictures is used.")
     if picture.shape[-1] > 3 and (picture[0, ..., 3] < 1).any():
-        logger.info("MultiTalk: what is see-through in the picture was made white.")
+        note("What is see-through in the picture was made white.")
     return opaque(picture[:1])
 
 
@@ -196,14 +213,20 @@ def _size(picture: Tensor, height: int, width: int) -> tuple[int, int]:
             f"The picture has {picture.shape[2]}×{picture.shape[1]} pixels, far more than a clip can. Connect width and height of "
             "MultiTalk Image Size."
         )
-    ratio = picture.shape[2] / picture.shape[1]
+    asked, ratio = bool(height or width), picture.shape[2] / picture.shape[1]
     if not height:
         height = round(width / ratio) if width else picture.shape[1]
-    return _side("height", height), _side("width", width or round(height * ratio))
+    height, width = _side("height", height), _side("width", width or round(height * ratio))
+    if not asked and height * width > USUAL_PICTURE:
+        note(
+            f"The video is as large as the picture, {width}×{height} pixels: {height * width / USUAL_PICTURE:.1f} times 640×640, and it "
+            "takes more than that many times as long. For less, connect width and height of MultiTalk Image Size."
+        )
+    return height, width
 
 
 def _side(name: str, pixels: int) -> int:
     rounded = max(TOKEN_STRIDE, round(pixels / TOKEN_STRIDE) * TOKEN_STRIDE)
     if rounded != pixels:
-        logger.info("MultiTalk: the %s of %d pixels was rounded to %d (a multiple of %d).", name, pixels, rounded, TOKEN_STRIDE)
+        note(f"The {name} of {pixels} pixels was rounded to {rounded}, a multiple of {TOKEN_STRIDE}.")
     return rounded

@@ -14,6 +14,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ..multitalk_core.errors import MultiTalkError
 from ..multitalk_core.prompts import Prompt
 from ..multitalk_core.sizes import clip_input
 from .patches import AUDIO, NULL
@@ -24,7 +25,7 @@ SECONDS = "multitalk_seconds"  # beside a prompt that does not hold all the time
 Conditioning = list[Any]  # ComfyUI's: [[tensor, {…}], …]
 
 
-class PictureError(ValueError):
+class PictureError(MultiTalkError, ValueError):
     """The picture, or what looks at it, cannot be used; the message says what to change."""
 
 

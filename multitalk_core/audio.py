@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import MultiTalkError
+
 SAMPLE_RATE = 16_000  # Hz, what Wav2Vec2 was trained on
 TARGET_LUFS = -23.0  # LUFS; EBU R 128, as MeiGen-AI/MultiTalk generate_multitalk.py loudness_norm
 SILENCE_LUFS = -100.0  # LUFS; what the meter reads below this is left alone (same source)
@@ -27,7 +29,7 @@ PLAYER_RATE = 48_000  # Hz
 Layout = Literal["sequential", "parallel"]
 
 
-class AudioError(ValueError):
+class AudioError(MultiTalkError, ValueError):
     """The audio itself cannot be used; the message says what to change."""
 
 

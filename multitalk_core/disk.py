@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from .errors import MultiTalkError
+
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
-class JobError(RuntimeError):
+class JobError(MultiTalkError, RuntimeError):
     """The job cannot go on; what is finished stays. The message says what to do."""
 
 

@@ -6,19 +6,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .notes import note
 from .places import SpeakerError
 from .speakers import MAX_SPEAKERS, Speaker, source_masks
 from .voices import Voices
 from .wav2vec import FPS
-
-logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.2  # s by which features and sound may differ: the wrapper rounds down
 
@@ -60,9 +58,9 @@ def from_wrapper(embeds: Mapping[str, Any], sound: Tensor, rate: int) -> Voices:
         raise SpeakerError("The speakers' features are empty, or not numbers (NaN or infinite). Make them again.")
     seconds = sound.shape[-1] / rate
     if abs(features[0].shape[0] / FPS - seconds) > TOLERANCE:
-        logger.warning(
-            "MultiTalk: the embeddings last %.2f s at %d frames a second, but the audio %.2f s. Make them with fps 25.",
-            *(features[0].shape[0] / FPS, FPS, seconds),
+        note(
+            f"The embeddings last {features[0].shape[0] / FPS:.2f} s at {FPS} frames a second, but the audio {seconds:.2f} s. "
+            f"Make them with fps {FPS}."
         )
     masks = embeds.get("ref_target_masks")
     if masks is not None and (not isinstance(masks, Tensor) or masks.ndim != 3 or masks.shape[0] not in (len(features), len(features) + 1)):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .disk import checksum
+from .errors import MultiTalkError
 
 SHIPPED = Path(__file__).with_name("models.json")
 GB = 10**9  # as disks and volumes are sold
@@ -18,7 +19,7 @@ KINDS = ("multitalk", "wan21", "wav2vec", "vae", "clip", "text_encoder", "lora")
 ROUGHLY = 0.05  # that a size is off at most, where it is only known roughly
 
 
-class ManifestError(ValueError):
+class ManifestError(MultiTalkError, ValueError):
     """The list of model files cannot be read."""
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import MultiTalkError
 from .places import Box, SpeakerError, mask_box, pixel_box
 from .sizes import fit_mask, fitted
 from .speakers import Speaker, default_boxes
@@ -33,7 +34,7 @@ STEP = 2  # frames over which change is measured: half a period of the fastest s
 PART = 1000  # frames that are looked at together, so that long videos need little memory
 
 
-class VideoError(ValueError):
+class VideoError(MultiTalkError, ValueError):
     """Frames that cannot be looked at; the message says why."""
 
 

@@ -7,28 +7,34 @@ hand them on in the run's result; without a collector they go to the log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 logger = logging.getLogger(__name__)
-_collected: ContextVar[list[str] | None] = ContextVar("multitalk_notes", default=None)
+_collected: ContextVar[tuple[list[str], Callable[[list[str]], None] | None] | None] = ContextVar("multitalk_notes", default=None)
 
 
 def note(text: str) -> None:
     """Say a sentence, once per collector however often it is said; it is in the log as well."""
-    notes = _collected.get()
-    if notes is None or text not in notes:
-        logger.warning("MultiTalk: %s", text)
-    if notes is not None and text not in notes:
-        notes.append(text)
+    notes, heard = _collected.get() or ([], None)
+    if text in notes:
+        return
+    notes.append(text)
+    logger.warning("MultiTalk: %s", text)
+    if heard is not None:
+        heard(notes)
 
 
 @contextmanager
-def noting() -> Iterator[list[str]]:
-    """Collects in a list what is noted inside; a collector inside of another keeps its own."""
+def noting(heard: Callable[[list[str]], None] | None = None) -> Iterator[list[str]]:
+    """Collects in a list what is noted inside; a collector inside of another keeps its own.
+
+    Args:
+        heard: is called with the whole list as soon as a sentence is added.
+    """
     notes: list[str] = []
-    token = _collected.set(notes)
+    token = _collected.set((notes, heard))
     try:
         yield notes
     finally:

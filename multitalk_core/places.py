@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import MultiTalkError
 from .sizes import fit_mask
 
 MARGIN = 0.05  # share of its part of the picture by which a default mask is smaller on every side ("face_scale")
@@ -27,7 +28,7 @@ SMALLEST = 2  # pixels; no box of a face is smaller
 EDGES = ("x", "y", "width", "height")  # of ComfyUI's BOUNDING_BOX
 
 
-class SpeakerError(ValueError):
+class SpeakerError(MultiTalkError, ValueError):
     """The speakers cannot be told apart; the message names the speaker (counted from 1) and what to change."""
 
 

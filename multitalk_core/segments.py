@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import MultiTalkError
 from .wav2vec import FPS
 
 THREADS = "1"  # x264's result depends on their number; a clip that is made again must be the same bits
@@ -29,7 +30,7 @@ BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of HD video, which play
 LIMITED = 1  # FFmpeg's AVCOL_RANGE_MPEG: luma of 16…235
 
 
-class SegmentError(ValueError):
+class SegmentError(MultiTalkError, ValueError):
     """A file that cannot be read or joined; the message says which."""
 
 

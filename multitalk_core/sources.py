@@ -5,7 +5,6 @@ Shapes: frames [1, H, W, 3] in 0…1.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import MultiTalkError
+from .notes import note
 from .wav2vec import FPS
-
-logger = logging.getLogger(__name__)
 
 FAR = 5  # s; what lies further ahead is looked up by its key frame instead of decoded on the way
 
 
-class SourceError(ValueError):
+class SourceError(MultiTalkError, ValueError):
     """A source video that cannot be used; the message says why."""
 
 
@@ -109,7 +108,7 @@ class VideoSource:
                 return
             except self._damaged:
                 if not self._told:
-                    logger.warning("MultiTalk: the source video is damaged in places; the frames before them stay there.")
+                    note("The source video is damaged in places; the frames before them stay there.")
                 self._told = True
             except self._errors:
                 return

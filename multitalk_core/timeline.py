@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import MultiTalkError
 from .times import TIME, seconds_of
 
 Sound = tuple[Tensor, int]
@@ -31,7 +32,7 @@ PUNCTUATION = re.compile(r"[,:;\n]+")
 BOM = "\ufeff"
 
 
-class TimelineError(ValueError):
+class TimelineError(MultiTalkError, ValueError):
     """Nobody can tell from the text who speaks when; the message quotes what is wrong."""
 
 

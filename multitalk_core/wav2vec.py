@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .audio import SAMPLE_RATE, AudioError
+from .errors import MultiTalkError
 
 FPS = 25  # video frames a second, the models' training rate
 WINDOW_FRAMES = 1500  # 60 s: up to here one pass, as published
@@ -29,7 +30,7 @@ CHUNK_POSITIONS = 500  # 10 s of convolution positions at a time, so that a long
 NORMALISE_EPSILON = 1e-7  # transformers Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm
 
 
-class EncoderError(ValueError):
+class EncoderError(MultiTalkError, ValueError):
     """The encoder's files cannot be used; the message says what to change."""
 
 

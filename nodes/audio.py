@@ -12,6 +12,7 @@ from ..multitalk_core.audio import pick_channel, playable
 from ..multitalk_core.audio_files import read_sound
 from ..multitalk_core.voices import encode_voices
 from . import inputs
+from .base import Node
 from .types import CATEGORY, VOICES
 
 
@@ -20,7 +21,7 @@ def as_audio(waveform, rate):
     return {"waveform": waveform[None], "sample_rate": rate}
 
 
-class MultiTalkLoadAudio(io.ComfyNode):
+class MultiTalkLoadAudio(Node):
     @classmethod
     def define_schema(cls):
         folder = folder_paths.get_input_directory()
@@ -69,7 +70,7 @@ class MultiTalkLoadAudio(io.ComfyNode):
         return digest.hexdigest()
 
 
-class MultiTalkWav2VecLoader(io.ComfyNode):
+class MultiTalkWav2VecLoader(Node):
     @classmethod
     def define_schema(cls):
         files = [f for f in folder_paths.get_filename_list("audio_encoders") if f.endswith(".safetensors")]
@@ -100,7 +101,7 @@ class MultiTalkWav2VecLoader(io.ComfyNode):
         return io.NodeOutput(load_encoder(path, {"auto": None, "on": True, "off": False}[normalise]))
 
 
-class MultiTalkWav2VecEmbeds(io.ComfyNode):
+class MultiTalkWav2VecEmbeds(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

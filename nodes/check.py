@@ -11,13 +11,14 @@ from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.sync_check import check_sync, own_tracks, video_parts
 from ..multitalk_core.sync_picture import sync_picture
 from ..multitalk_core.wav2vec import FPS
+from .base import Node
 from .long_video import trimmed
 from .types import CATEGORY, VOICES
 
 PART = 32  # frames of a video that are decoded together
 
 
-class MultiTalkSyncCheck(io.ComfyNode):
+class MultiTalkSyncCheck(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

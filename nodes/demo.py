@@ -6,12 +6,13 @@ from comfy_api.latest import io
 
 from ..comfy_bridge.demo import load_demo
 from ..multitalk_core.families import FAMILIES
+from .base import Node
 from .types import CATEGORY
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
 
-class MultiTalkDemoModel(io.ComfyNode):
+class MultiTalkDemoModel(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -4,12 +4,13 @@ from comfy_api.latest import io
 
 from ..multitalk_core.audio import as_sound
 from ..multitalk_core.interop import from_wrapper, to_wrapper
+from .base import Node
 from .types import CATEGORY, VOICES
 
 WRAPPER_EMBEDS = io.Custom("MULTITALK_EMBEDS")  # of ComfyUI-WanVideoWrapper
 
 
-class MultiTalkToWanWrapper(io.ComfyNode):
+class MultiTalkToWanWrapper(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -33,7 +34,7 @@ class MultiTalkToWanWrapper(io.ComfyNode):
         return io.NodeOutput(to_wrapper(voices, size, audio_scale, audio_cfg_scale))
 
 
-class MultiTalkFromWanWrapper(io.ComfyNode):
+class MultiTalkFromWanWrapper(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

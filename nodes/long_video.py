@@ -18,6 +18,7 @@ from ..multitalk_core.segments import CODECS, WORST
 from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.windows import parse_cuts
 from . import inputs
+from .base import Node
 from .types import CATEGORY, VOICES
 
 NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
@@ -35,7 +36,7 @@ def _file():
     ]
 
 
-class MultiTalkLongVideo(io.ComfyNode):
+class MultiTalkLongVideo(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -142,7 +143,7 @@ def trimmed(video):
     return tuple(float(getattr(video, name, 0.0)) for name in names)
 
 
-class MultiTalkPromptSchedule(io.ComfyNode):
+class MultiTalkPromptSchedule(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -9,12 +9,13 @@ from ..comfy_bridge.weights import MultiTalkWeights, load_weights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture, opaque
 from . import inputs
+from .base import Node
 from .types import CATEGORY, VOICES
 
 DTYPES = {"from file": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class MultiTalkModelLoader(io.ComfyNode):
+class MultiTalkModelLoader(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -51,7 +52,7 @@ class MultiTalkModelLoader(io.ComfyNode):
         return io.NodeOutput(load_weights(str(weight_path(model_name)), model_name, family, DTYPES[dtype]).patcher)
 
 
-class MultiTalkImageSize(io.ComfyNode):
+class MultiTalkImageSize(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -85,7 +86,7 @@ class MultiTalkImageSize(io.ComfyNode):
         return io.NodeOutput(fit_picture(opaque(image), height, width), width, height)
 
 
-class MultiTalkConditioning(io.ComfyNode):
+class MultiTalkConditioning(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -9,10 +9,11 @@ from ..comfy_bridge.diagnosis import diagnose, model_places, progress
 from ..multitalk_core.diagnosis import as_text
 from ..multitalk_core.model_check import check_models
 from ..multitalk_core.sizes import BUCKETS
+from .base import Node
 from .types import CATEGORY
 
 
-class MultiTalkModelCheck(io.ComfyNode):
+class MultiTalkModelCheck(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -3,10 +3,11 @@
 from comfy_api.latest import io
 
 from ..multitalk_core.presets import PRESETS, SHIFTS
+from .base import Node
 from .types import CATEGORY
 
 
-class MultiTalkPreset(io.ComfyNode):
+class MultiTalkPreset(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -11,10 +11,11 @@ from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.step_cache import FIRST_STEPS, TABLES, Rule
 from ..multitalk_core.wav2vec import FPS
 from . import inputs
+from .base import Node
 from .types import CATEGORY, VOICES
 
 
-class MultiTalkGuider(io.ComfyNode):
+class MultiTalkGuider(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -38,7 +39,7 @@ class MultiTalkGuider(io.ComfyNode):
         return io.NodeOutput(Guider(model, positive, negative, text_scale, audio_scale, projection))
 
 
-class MultiTalkScheduler(io.ComfyNode):
+class MultiTalkScheduler(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -56,7 +57,7 @@ class MultiTalkScheduler(io.ComfyNode):
         return io.NodeOutput(sigmas(steps, shift))
 
 
-class MultiTalkSampler(io.ComfyNode):
+class MultiTalkSampler(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -82,7 +83,7 @@ class MultiTalkSampler(io.ComfyNode):
         return io.NodeOutput(sample_clip(guider, latent, sigmas(steps, shift), sampler_name, seed))
 
 
-class MultiTalkStepCache(io.ComfyNode):
+class MultiTalkStepCache(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -127,7 +128,7 @@ class MultiTalkStepCache(io.ComfyNode):
         return io.NodeOutput(cache_steps(model, Rule(threshold, TABLES[table], first_steps, last_steps)))
 
 
-class MultiTalkDecode(io.ComfyNode):
+class MultiTalkDecode(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

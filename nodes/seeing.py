@@ -14,10 +14,11 @@ from ..multitalk_core.speakers import hearing_report, place_report
 from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import latent_frames
 from . import inputs
+from .base import Node
 from .types import CATEGORY, SPEAKER, VOICES
 
 
-class MultiTalkPreviewSpeakers(io.ComfyNode):
+class MultiTalkPreviewSpeakers(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -52,7 +53,7 @@ class MultiTalkPreviewSpeakers(io.ComfyNode):
         return io.NodeOutput(shown, "\n".join(place_report(people, tokens)), ui=ui.PreviewImage(shown, cls=cls))
 
 
-class MultiTalkLabelMap(io.ComfyNode):
+class MultiTalkLabelMap(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -13,13 +13,14 @@ from ..multitalk_core.speakers import Speaker, source_masks
 from ..multitalk_core.vad import speech_only
 from . import inputs
 from .audio import as_audio
+from .base import Node
 from .types import CATEGORY, SPEAKER
 
 AFTER_LAYOUT = -1.0  # start time of a speaker that takes their turn
 MOST_CLIPS = 16
 
 
-class MultiTalkSpeaker(io.ComfyNode):
+class MultiTalkSpeaker(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -74,7 +75,7 @@ class MultiTalkSpeaker(io.ComfyNode):
         )
 
 
-class MultiTalkDialogue(io.ComfyNode):
+class MultiTalkDialogue(Node):
     @classmethod
     def define_schema(cls):
         clip = io.Audio.Input("audio", tooltip="A voice, a clip of one, or a recording of everybody: see mode.")
@@ -129,7 +130,7 @@ class MultiTalkDialogue(io.ComfyNode):
         return io.NodeOutput(made.speakers, as_audio(*playable(*made.sound)), made.timeline.text, picture[None])
 
 
-class MultiTalkSpeakerBoxes(io.ComfyNode):
+class MultiTalkSpeakerBoxes(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,0 +1,32 @@
+"""What all nodes have in common: they say on the node what they assumed."""
+
+import functools
+
+from comfy_api.latest import io
+
+from ..comfy_bridge.messages import send
+from ..multitalk_core.notes import noting
+
+NOTES = "multitalk_notes"  # in a run's result, and the name of the message to the editor; web/notes.js shows both
+
+
+class Node(io.ComfyNode):
+    """A node of ComfyUI's whose notes reach the editor while it runs, and stand in its result, which ComfyUI keeps and sends again."""
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        if "execute" in cls.__dict__ and not hasattr(cls.execute, "__wrapped__"):  # ComfyUI makes locked copies of nodes
+            cls.execute = classmethod(_noted(cls.execute.__func__))
+
+
+def _noted(execute):
+    @functools.wraps(execute)
+    def noted(cls, *given, **named):
+        with noting(lambda notes: send(NOTES, {"notes": notes})) as notes:
+            output = execute(cls, *given, **named)
+        if notes:
+            shown = output.ui if isinstance(output.ui, dict) or output.ui is None else output.ui.as_dict()
+            output.ui = {**(shown or {}), NOTES: notes}
+        return output
+
+    return noted
