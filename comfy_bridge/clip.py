@@ -219,7 +219,7 @@ def _size(picture: Tensor, height: int, width: int) -> tuple[int, int]:
     height, width = _side("height", height), _side("width", width or round(height * ratio))
     if not asked and height * width > USUAL_PICTURE:
         note(
-            f"The video is as large as the picture, {width}×{height} pixels: {height * width / USUAL_PICTURE:.1f} times 640×640, and it "
+            f"The video is as large as the picture, {width}×{height} pixels: {height * width / (640 * 640):.1f} times 640×640, and it "
             "takes more than that many times as long. For less, connect width and height of MultiTalk Image Size."
         )
     return height, width

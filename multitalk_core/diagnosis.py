@@ -26,6 +26,10 @@ REQUIRED = {
     "soxr": "soxr",
     "transformers": "transformers",
 }
+PARTS = {"transformers": "Wav2Vec2Model"}  # what is imported lazily, and may be what fails
+FITS = {
+    "transformers": "The speech encoder needs it. Install versions of transformers, tokenizers and huggingface_hub that fit each other."
+}
 OPTIONAL = {"huggingface_hub": "models get", "pysubs2": "subtitles in Dialogue", "silero-vad": "clean in Dialogue"}
 FASTER = ("sageattention", "flash-attn", "xformers", "triton")
 WATCHED = ("torch", "torchvision", "torchaudio", "transformers", "xformers", "numba", "librosa", "sageattention")  # that break others
@@ -50,14 +54,15 @@ def versions() -> list[Fact]:
     """Python, torch and the packages, and requirements among them that do not hold."""
     facts = [Fact("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     facts.append(_torch())
-    missing = [package for package, module in REQUIRED.items() if importlib.util.find_spec(module) is None]
+    missing = [package for package, module in REQUIRED.items() if not _is_there(module)]
     told = ", ".join(f"{package} {_version(package)}" for package in REQUIRED if package not in missing)
     facts.append(Fact("packages", told or "none"))
     if missing:
         facts.append(Fact("missing", ", ".join(missing), f"{sys.executable} -m pip install {' '.join(missing)}", problem=True))
-    elif told := _why_broken("transformers", "Wav2Vec2Model"):
-        advice = "The speech encoder needs it. Install versions of transformers, tokenizers and huggingface_hub that fit each other."
-        facts.append(Fact("transformers", f"cannot be imported ({told})", advice, problem=True))
+    for package, module in REQUIRED.items():
+        if package not in missing and (told := _why_broken(module, PARTS.get(package, ""))):
+            advice = FITS.get(package, f"Install it anew: {sys.executable} -m pip install --force-reinstall --no-deps {package}")
+            facts.append(Fact(package, f"cannot be imported ({told})", advice, problem=True))
     absent = [f"{package} ({use})" for package, use in OPTIONAL.items() if _version(package) is None]
     if absent:
         facts.append(Fact("not installed", ", ".join(absent) + ": only needed for that"))
@@ -77,6 +82,13 @@ def _torch() -> Fact:
 
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "the CPU"
     return Fact("torch", f"{torch.__version__}, built for {built}")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # it is blocked, or half of it was removed
+        return False
 
 
 def _why_broken(module: str, part: str = "") -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+NOTES = "multitalk_notes"  # in a run's result, and the name of the message to the editor; web/notes.js shows both
+
 logger = logging.getLogger(__name__)
 _collected: ContextVar[tuple[list[str], Callable[[list[str]], None] | None] | None] = ContextVar("multitalk_notes", default=None)
 

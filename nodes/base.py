@@ -2,12 +2,10 @@
 
 import functools
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..comfy_bridge.messages import send
-from ..multitalk_core.notes import noting
-
-NOTES = "multitalk_notes"  # in a run's result, and the name of the message to the editor; web/notes.js shows both
+from ..multitalk_core.notes import NOTES, noting
 
 
 class Node(io.ComfyNode):
@@ -30,3 +28,9 @@ def _noted(execute):
         return output
 
     return noted
+
+
+def with_report(node, picture, report, *more):
+    """A node's output of a picture and what is to be said of it; both are shown on the node."""
+    shown = {**ui.PreviewImage(picture, cls=node).as_dict(), **ui.PreviewText(report).as_dict()}
+    return io.NodeOutput(picture, report, *more, ui=shown)

@@ -3,7 +3,7 @@
 import json
 from contextlib import ExitStack
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..multitalk_core.mouths import regions_of
 from ..multitalk_core.places import faces_of
@@ -11,7 +11,7 @@ from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.sync_check import check_sync, own_tracks, video_parts
 from ..multitalk_core.sync_picture import sync_picture
 from ..multitalk_core.wav2vec import FPS
-from .base import Node
+from .base import Node, with_report
 from .long_video import trimmed
 from .types import CATEGORY, VOICES
 
@@ -69,9 +69,7 @@ class MultiTalkSyncCheck(Node):
             picture = None if image is None else tuple(image.shape[1:3])
             regions = regions_of(voices.speakers, *size, picture, None if faces is None else faces_of(faces, size))
             check = check_sync(parts, regions, voices.speakers, own_tracks(voices), max_lag)
-        shown = sync_picture(check)[None]
-        told = {**ui.PreviewImage(shown, cls=cls).as_dict(), **ui.PreviewText(check.report).as_dict()}
-        return io.NodeOutput(shown, check.report, json.dumps(check.values), ui=told)
+        return with_report(cls, sync_picture(check)[None], check.report, json.dumps(check.values))
 
 
 NODES = [MultiTalkSyncCheck]

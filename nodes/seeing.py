@@ -1,6 +1,6 @@
 """Seeing that it is right, before a long render."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..comfy_bridge.clip import PICTURE, fit_speakers
 from ..comfy_bridge.conditioning import PictureError
@@ -14,7 +14,7 @@ from ..multitalk_core.speakers import hearing_report, place_report
 from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import latent_frames
 from . import inputs
-from .base import Node
+from .base import Node, with_report
 from .types import CATEGORY, SPEAKER, VOICES
 
 
@@ -50,7 +50,7 @@ class MultiTalkPreviewSpeakers(Node):
         people = everyone([getattr(speakers, "speakers", speakers)])
         picture, _, tokens = fit_speakers(people, image, width, height)
         shown = speakers_picture(picture[0], tokens, [speaker.name for speaker in people])[None]
-        return io.NodeOutput(shown, "\n".join(place_report(people, tokens)), ui=ui.PreviewImage(shown, cls=cls))
+        return with_report(cls, shown, "\n".join(place_report(people, tokens)))
 
 
 class MultiTalkLabelMap(Node):
@@ -87,7 +87,7 @@ class MultiTalkLabelMap(Node):
         maps, masks = watch_maps(guider, latent, sigmas(steps, shift), sampler_name, seed, block, step)
         at = min(latent_frames(round(second * FPS) + 1) - 1, maps.shape[1] - 1)
         shown = labels_picture(latent[PICTURE][0], maps[:, at])[None]
-        return io.NodeOutput(shown, hearing_report(maps, masks), ui=ui.PreviewImage(shown, cls=cls))
+        return with_report(cls, shown, hearing_report(maps, masks))
 
 
 NODES = [MultiTalkPreviewSpeakers, MultiTalkLabelMap]

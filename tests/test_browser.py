@@ -350,6 +350,7 @@ def test_what_a_run_used_is_shown_and_can_be_taken_over(page, boxes):
     succeed(page)
     take = page.get_by_role("button", name="Take over")
     take.wait_for()
+    page.locator(".multitalk-notes:visible", has_text="of 96 cells").first.wait_for()
     page.keep("used")
     assert not page.evaluate(f"() => {BOXES}.imgs?.length")  # the picture is drawn once
     take.click()
@@ -374,7 +375,7 @@ def test_boxes_written_by_hand_are_shown_or_left_alone(page, boxes):
 
 def test_wrong_inputs_say_what_to_do(page, boxes):
     boxes.text = '[{"box": [0.5, 0.1, 0.4, 0.9]}]'
-    assert_fails(page, "Box 1 has no area: right must be greater than left")
+    assert_fails(page, "SpeakerError: The box 1 has no area: right must be greater than left")
     page.keep("no-area")
     boxes.text = ""
     set_widgets(page, "MultiTalkSpeaker", role="speaks")

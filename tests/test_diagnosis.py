@@ -48,6 +48,27 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch):
     assert missing.problem and missing.advice == f"{sys.executable} -m pip install no-such-package"
 
 
+@pytest.mark.parametrize("raised", [ModuleNotFoundError, ValueError])
+def test_a_package_that_is_blocked_is_missing(monkeypatch, raised):
+    class Blocked:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "soundfile":
+                raise raised(f"No module named '{name}'")
+
+    monkeypatch.delitem(sys.modules, "soundfile", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Blocked, *sys.meta_path])
+    assert by_name(versions())["missing"].advice.endswith("pip install soundfile")
+
+
+def test_a_package_that_cannot_be_imported_is_told(monkeypatch, tmp_path):
+    (tmp_path / "half_a_package.py").write_text("raise OSError('sndfile library not found')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(diagnosis.REQUIRED, "soundfile", "half_a_package")
+    told = by_name(versions())["soundfile"]
+    assert told.problem and "sndfile library not found" in told.value and "--force-reinstall" in told.advice
+
+
 def test_packages_that_do_not_fit_each_other_are_told(installed):
     installed("xformers", "0.0.1", "torch==1.0")
     installed("numba", "0.59", "numpy<1.27,>=1.22")

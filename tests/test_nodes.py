@@ -12,8 +12,9 @@ import soundfile
 import torch
 from multitalk_tools_server import NodeFailed, PromptRefused
 
+from multitalk_nodes.multitalk_core.notes import NOTES
 from multitalk_nodes.multitalk_core.sync import mouth_opening
-from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, audio, node, video_of
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, audio, node, video_of
 from multitalk_nodes.tests.kept import kept
 
 RATE = 16000
@@ -38,6 +39,7 @@ def inputs(server, tmp_path_factory):
     _write_picture(folder / "alpha.png", np.random.default_rng(1).integers(0, 255, (64, 64, 4), dtype=np.uint8))
     _write_picture(folder / "pixel.png", np.zeros((1, 1, 3), np.uint8))
     _write_picture(folder / "odd.png", np.random.default_rng(1).integers(0, 255, (70, 75, 3), dtype=np.uint8))
+    _write_picture(folder / "large.png", np.random.default_rng(1).integers(0, 255, (640, 704, 3), dtype=np.uint8))
     _write_silent_video(folder / "mute.mp4")
     for file in [*folder.iterdir(), *SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")]:
         server.upload(file)
@@ -76,10 +78,12 @@ def test_audio_of_any_kind_makes_a_video_as_long_as_it(server, inputs, file, sec
 
 
 def test_audio_longer_than_the_clip_is_cut_with_it_and_said(server, inputs):
-    video = video_of(server, Graph(frames=9).set("audio_1", audio="long.wav"))
+    outputs = server.run(Graph(frames=9).set("audio_1", audio="long.wav").prompt())
+    video = Probe(server.files(outputs)[-1])
     assert video.count == 9
     assert abs(video.seconds - 9 / 25) < 0.07
-    assert "the rest of the audio is cut" in server.log_tail(50)
+    for title in ("clip", "decode"):  # before the sampling, and with the result
+        assert any("the rest of the audio is cut" in note for note in outputs[title][NOTES])
 
 
 def test_three_seconds_of_audio_cut_a_clip_of_81_frames_to_75(server, inputs):
@@ -94,9 +98,20 @@ def test_frame_counts_are_rounded_up_to_4n_plus_1(server, inputs, asked, frames)
 
 
 def test_sides_are_rounded_to_multiples_of_16_and_said(server, inputs):
-    video = video_of(server, Graph().set("image", image="odd.png"))
-    assert video.frames.shape[1:3] == (64, 80)
-    assert "rounded to 80" in server.log_tail(50)
+    outputs = server.run(Graph().set("image", image="odd.png").prompt())
+    assert Probe(server.files(outputs)[-1]).frames.shape[1:3] == (64, 80)
+    assert any("rounded to 80" in note for note in outputs["clip"][NOTES])
+
+
+def test_what_was_assumed_stands_in_the_result(server, inputs):
+    """Two speakers without places, a large picture, and more voice than clip. Nothing is sampled."""
+    graph = Graph(speakers=2).set("image", image="large.png")
+    graph["seen"] = node("PreviewAny", source=["clip", 1])
+    prompt = {name: graph[name] for name in graph if name not in ("sample", "decode", "video", "save")}
+    large, halves, cut = server.run(prompt)["clip"][NOTES]
+    assert "704×640 pixels: 1.1 times 640×640" in large and "MultiTalk Image Size" in large
+    assert halves.startswith("Speaker 1 and speaker 2 have neither a box nor a mask")
+    assert "the rest of the audio is cut" in cut
 
 
 def test_a_picture_with_alpha_is_put_on_white_and_said(server, inputs):

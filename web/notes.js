@@ -9,16 +9,26 @@ import { app } from "../../scripts/app.js"
 const PACK = "MultiTalk"
 const NOTES = "multitalk_notes" // nodes/base.py
 const LINE = 16 // pixels
-const LETTER = 6.3 // pixels, about
-const MOST = 18 // lines; more are scrolled to
+const LETTER = 7 // pixels, at most on the average
+const MOST = 24 // lines; more are scrolled to
 const ROOM = 16 // pixels for the frame
+
+const TABLE = /\S {3,}\S/ // columns, made with spaces
+const TABLE_WIDTH = 640 // pixels
 
 const STYLE = `
 .multitalk-notes { box-sizing: border-box; overflow: auto; padding: 6px 8px; border-radius: 6px; font: 12px/${LINE}px sans-serif;
     white-space: pre-wrap; overflow-wrap: anywhere; user-select: text; cursor: text; color: var(--fg-color);
     background: var(--comfy-input-bg); border: 1px solid var(--border-color); }
+.multitalk-notes .table { white-space: pre; font-family: monospace; }
 .multitalk-notes .note { border-left: 3px solid rgb(255, 159, 67); padding-left: 6px; margin-bottom: 4px; }
 `
+
+/** The node of ours with that number in the graph that is shown. */
+function ofOurs(id) {
+    const node = app.graph.nodes.find((node) => String(node.id) === String(id))
+    return node?.comfyClass?.startsWith(PACK) ? node : undefined
+}
 
 const isText = (text) => typeof text === "string" && text !== ""
 
@@ -29,10 +39,11 @@ function show(node, notes, reports) {
     if (!widget) return
     widget.element.replaceChildren(
         ...notes.filter(isText).map((text) => part("note", text)),
-        ...reports.filter(isText).map((text) => part("report", text)),
+        ...reports.filter(isText).map((text) => part(TABLE.test(text) ? "table" : "report", text)),
     )
     widget.texts = texts
     widget.hidden = widget.options.hidden = !texts.length // the classic canvas looks at the first, Nodes 2.0 at the second
+    if (texts.some((text) => TABLE.test(text))) node.setSize([Math.max(node.size[0], TABLE_WIDTH), node.size[1]])
     const [width, height] = node.computeSize()
     node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])
     node.setDirtyCanvas?.(true, true)
@@ -60,7 +71,8 @@ function added(node) {
 
 function lines(texts, width) {
     const letters = Math.max(20, (width - 50) / LETTER)
-    return texts.flatMap((text) => text.split("\n")).reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / letters)), 0)
+    const rows = (line, wraps) => (wraps ? Math.max(1, Math.ceil(line.length / letters)) : 1)
+    return texts.reduce((sum, text) => sum + text.split("\n").reduce((all, line) => all + rows(line, !TABLE.test(text)), 0), 0)
 }
 
 function showResult(node, output) {
@@ -73,12 +85,13 @@ app.registerExtension({
     setup() {
         document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }))
         api.addEventListener(NOTES, ({ detail }) => {
-            const node = app.graph.getNodeById(detail.node) ?? app.graph.getNodeById(Number(detail.node))
-            if (node?.comfyClass?.startsWith(PACK)) show(node, detail.notes, [])
+            const node = ofOurs(detail.node)
+            if (node) show(node, detail.notes, [])
         })
-        api.addEventListener("execution_start", () => {
-            // a node that runs without a word sends no result
-            for (const node of app.graph.nodes) if (node.comfyClass?.startsWith(PACK)) show(node, [], [])
+        // a node that runs without a word sends no result; one that is not run again keeps what it said
+        api.addEventListener("executing", ({ detail }) => {
+            const node = ofOurs(detail)
+            if (node) show(node, [], [])
         })
     },
 
