@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,21 @@ class LongVideo:
         """All clips."""
         return [clip for shot in self.shots for clip in shot.clips]
 
-    def make(self, job: Job, codec: Codec, place: Place, tell: Callable[[str], None], keep_job: bool = True) -> tuple[Path, str]:
+    def make(
+        self,
+        job: Job,
+        codec: Codec,
+        place: Place,
+        tell: Callable[[str], None],
+        keep_job: bool = True,
+        about: Mapping[str, str] | None = None,
+    ) -> tuple[Path, str]:
         """Make what is missing and join everything; returns the file, and a report in a few lines.
 
         Args:
             tell: gets a line about where the work is, for the node.
             keep_job: or remove the job's folder, once the file is there.
+            about: metadata of the file, by name.
         Raises:
             JobError: the disk, or another process; what is finished stays.
             InterruptProcessingException: the user stopped it; what is finished stays.
@@ -128,7 +137,7 @@ class LongVideo:
 
             job.fill(make, progress.made)
             tell("joining")
-            out = job.join(place, sound)
+            out = job.join(place, sound, about)
             if not keep_job:
                 job.remove()
         frames = self.shots[-1].stop

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+from comfy.cli_args import args
 
 EDITOR_LETS_GO = 0.6  # seconds; its own delay is 0.4
 
@@ -47,6 +49,18 @@ def _taken(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def made_with(prompt: Mapping[str, Any] | None, more: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a file says of the graph that it was made with, as ComfyUI's own nodes write it; nothing with --disable-metadata.
+
+    Args:
+        more: ComfyUI's extra_pnginfo: the editor's workflow, and what else a client gave.
+    """
+    if args.disable_metadata:
+        return {}
+    about = {**(more or {}), **({} if prompt is None else {"prompt": prompt})}
+    return {name: json.dumps(value) for name, value in about.items()}
 
 
 def end_previews(server: Any, node_id: str) -> None:

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,11 +218,12 @@ class Job:
             write_sound(file, waveform, rate, self._codec)
         return file
 
-    def join(self, place: Place, sound: Path | None) -> Path:
+    def join(self, place: Place, sound: Path | None, about: Mapping[str, str] | None = None) -> Path:
         """All segments in one file, and the sound beside them; it is there whole or not at all.
 
         Args:
             sound: of `keep_sound`.
+            about: metadata of the file, by name.
         Returns:
             The file.
         """
@@ -230,7 +231,7 @@ class Job:
         partial = place.folder / f".{self._key}.partial{self._codec.suffix}"
         with explained(place.folder):
             try:
-                join_segments(partial, files, [clip.keep for clip in self._plan], sound)
+                join_segments(partial, files, [clip.keep for clip in self._plan], sound, about)
                 sync(partial)
                 out = place.keep(partial)
                 sync(out.parent)

@@ -6,7 +6,7 @@ Shapes: frames [F, H, W, 3] sRGB in 0…1, at 25 a second; a sound is (waveform 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -115,16 +115,20 @@ def write_sound(path: Path, waveform: Tensor, rate: int, codec: Codec) -> None:
         container.mux(stream.encode())
 
 
-def join_segments(path: Path, segments: Sequence[Path], counts: Sequence[int], sound: Path | None = None) -> None:
+def join_segments(
+    path: Path, segments: Sequence[Path], counts: Sequence[int], sound: Path | None = None, about: Mapping[str, str] | None = None
+) -> None:
     """Put segments one after another, and a sound beside them, without encoding anything again.
 
     Args:
         counts: frames of every segment.
         sound: written by write_sound; it begins with the first frame.
+        about: metadata of the file, by name, as they will be read: an MP4 keeps the names, an MKV writes them in capitals.
     Raises:
         SegmentError: a segment that cannot be read, or holds another number of frames.
     """
     with _written(path) as container, _opened(segments[0]) as first, ExitStack() as stack:
+        container.metadata.update(about or {})
         pictures = container.add_stream_from_template(first.streams.video[0])
         pictures.time_base = Fraction(1, FPS)
         packets = [_pictures(segments, counts, pictures)]
@@ -180,7 +184,8 @@ def read_frames(path: Path, start: int = 0, stop: int | None = None) -> Iterator
 
 def _written(path: Path) -> Any:
     """Nothing in the file tells when, or in which run it was made."""
-    return _av().open(str(path), "w", options={"fflags": "+bitexact"})
+    options = {"fflags": "+bitexact", **({"movflags": "use_metadata_tags"} if path.suffix == ".mp4" else {})}  # else names are not kept
+    return _av().open(str(path), "w", options=options)
 
 
 def _opened(path: Path) -> Any:

@@ -8,7 +8,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
 from ..comfy_bridge.long_video import Settings, long_video
-from ..comfy_bridge.output import OutputPlace, end_previews
+from ..comfy_bridge.output import OutputPlace, end_previews, made_with
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
@@ -90,7 +90,7 @@ class MultiTalkLongVideo(Node):
                 io.Audio.Output(tooltip="The mixed voices."),
                 io.String.Output(display_name="report", tooltip="How long, how many clips, how many were there before."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -116,7 +116,8 @@ class MultiTalkLongVideo(Node):
             job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
             place = OutputPlace(settings["filename_prefix"], codec.suffix)
             say = functools.partial(PromptServer.instance.send_progress_text, node_id=cls.hidden.unique_id)
-            out, report = work.make(job, codec, place, say, settings["keep_job"])
+            about = made_with(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+            out, report = work.make(job, codec, place, say, settings["keep_job"], about)
         end_previews(PromptServer.instance, cls.hidden.unique_id)
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
         shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])

@@ -1,6 +1,7 @@
 """API-format graphs for tests over a real server: the demo workflow at its smallest, with parts exchanged."""
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def video_of(server, graph):
     """Run a graph to its end and open the saved file."""
     files = server.files(server.run(graph.prompt() if isinstance(graph, Graph) else graph))
     return Probe(next(file for file in files if file.suffix == ".mp4"))
+
+
+def content(file):
+    """Checksum of what is seen and heard: a file also holds the graph that made it, with all its names."""
+    import av
+
+    with av.open(str(file)) as container:
+        return hashlib.sha256(b"".join(bytes(packet) for packet in container.demux())).hexdigest()
 
 
 class Probe:

@@ -1,6 +1,6 @@
 """MultiTalk Long Video over a real server: exact lengths, interrupts, a process that is killed, dubbing, refusals."""
 
-import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, node
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, content, node
 
 import multitalk_tools_server as tools  # isort: skip
 
@@ -40,10 +40,6 @@ def made(server, graph):
     return file, outputs["report"]["text"][0]
 
 
-def digest(file):
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def jobs(server):
     folder = server.base / "output" / "multitalk_jobs"
     return sorted(folder.iterdir()) if folder.exists() else []
@@ -68,6 +64,21 @@ def test_a_video_is_as_long_as_its_voices(server, inputs, family, seconds, frame
     assert jobs(server) == [], "finished jobs are removed"
 
 
+@pytest.mark.parametrize("codec", ["h264", "lossless"])
+def test_the_file_holds_the_graph_that_made_it(server, inputs, codec):
+    workflow = {"nodes": [], "note": "Grüße"}
+    prompt = long_graph(0.02, codec=codec).prompt()
+    outputs = server.wait(server.queue(prompt, workflow=workflow))
+    (file,) = server.files({"long": outputs["long"]})
+    with av.open(str(file)) as container:
+        found = {name.lower(): json.loads(value) for name, value in container.metadata.items() if name.lower() in ("prompt", "workflow")}
+    assert found["workflow"] == workflow
+    assert {name: asked["class_type"] for name, asked in found["prompt"].items()} == {
+        name: asked["class_type"] for name, asked in prompt.items()
+    }
+    assert found["prompt"]["long"]["inputs"] == prompt["long"]["inputs"]
+
+
 @pytest.mark.by_hand
 def test_forty_lengths_are_exact(server, inputs):
     with wave.open(str(SAMPLES / "voice_1.wav")) as file:
@@ -85,7 +96,7 @@ def test_forty_lengths_are_exact(server, inputs):
 
 def test_an_interrupted_video_goes_on_to_the_same_bits(server, inputs):
     """Lossless here and below, so that another file is another picture: x264 was once seen to make other bits of the same small ones."""
-    whole = digest(made(server, long_graph(seed=2, codec="lossless"))[0])
+    whole = content(made(server, long_graph(seed=2, codec="lossless"))[0])
     graph = long_graph(seed=2, codec="lossless", filename_prefix="long/b")
     graph["other"] = node("PreviewAny", source=["long", 1])  # the server remembers what it made; this is another prompt
     graph.set("long", keep_job=True)
@@ -99,7 +110,7 @@ def test_an_interrupted_video_goes_on_to_the_same_bits(server, inputs):
     finished = len(list(job.glob("clip_*.mkv")))
     assert 1 <= finished < 5
     file, report = made(server, graph)
-    assert digest(file) == whole
+    assert content(file) == whole
     assert f"{finished} clips were finished before" in report
     assert jobs(server) == [job], "kept, as asked for"
     for left in job.iterdir():
@@ -127,7 +138,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(comfy, tmp_path):
             assert re.search(r"[1-3] clips were finished before", report), report
             whole, report = made(server, long_graph(seed=3, codec="lossless", filename_prefix="long/again", keep_job=True))
             assert "all clips made now" in report
-            assert digest(file) == digest(whole)
+            assert content(file) == content(whole)
 
 
 def test_a_changed_recording_is_another_video(server, inputs):
@@ -199,7 +210,7 @@ def small_disk(server):
 
 
 def test_a_disk_that_runs_full_or_cannot_be_written_loses_nothing(server, inputs, small_disk):
-    whole = digest(made(server, long_graph(seed=5))[0])
+    whole = content(made(server, long_graph(seed=5))[0])
     graph = long_graph(seed=5, filename_prefix="long/small", keep_job=True)
     running = server.queue(graph.prompt())
     while not (finished := list(small_disk.glob("*/clip_00000.mp4"))):
@@ -216,7 +227,7 @@ def test_a_disk_that_runs_full_or_cannot_be_written_loses_nothing(server, inputs
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert finished[0].exists()
     file, report = made(server, graph)
-    assert digest(file) == whole and "clips were finished before" in report
+    assert content(file) == whole and "clips were finished before" in report
 
 
 @pytest.fixture(scope="module")

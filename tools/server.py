@@ -222,14 +222,19 @@ class ComfyServer:
         """The ids of our nodes, as ComfyUI lists them."""
         return sorted(name for name, node in self.object_info().items() if node["python_module"] == f"custom_nodes.{PACK_NAME}")
 
-    def queue(self, prompt: dict, client_id: str | None = None) -> str:
+    def queue(self, prompt: dict, client_id: str | None = None, workflow: dict | None = None) -> str:
         """Puts a prompt (a graph in API format) at the end of the queue; returns its id.
 
+        Args:
+            workflow: the editor's graph, which nodes write into files.
         Raises:
             PromptRefused: it or one of its outputs did not pass validation. ComfyUI would run the other outputs and say
                 nothing; we take the prompt back.
         """
-        status, answer = self._post("/prompt", {"prompt": prompt, "client_id": client_id or self._client_id})
+        asked = {"prompt": prompt, "client_id": client_id or self._client_id}
+        if workflow is not None:
+            asked["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        status, answer = self._post("/prompt", asked)
         if not isinstance(answer, dict):  # a prompt so malformed that ComfyUI's own check raises
             answer = {"error": {"type": f"HTTP status {status}", "message": _text(answer)}}
         node_errors = answer.get("node_errors") or {}
