@@ -4,9 +4,11 @@ Chromium is not part of the development environment (.ci/run installs it): `apt-
 MULTITALK_SCREENSHOTS=FOLDER keeps the pictures that the tests take.
 """
 
+import base64
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -38,9 +40,11 @@ LISTEN = """() => {
         app.api.addEventListener(name, event => { window.ended = [name, event.detail] })
     app.api.addEventListener("b_preview", () => { window.previews += 1 })
 }"""
-DROP = """([text, name]) => {
+DROP = """([data, name]) => {
     const dataTransfer = new DataTransfer()
-    dataTransfer.items.add(new File([text], name, { type: "application/json" }))
+    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0))
+    const type = name.endsWith(".json") ? "application/json" : ""
+    dataTransfer.items.add(new File([bytes], name, { type }))
     const where = { clientX: 900, clientY: 500, bubbles: true, cancelable: true }
     document.getElementById("graph-canvas").dispatchEvent(new DragEvent("drop", { dataTransfer, ...where }))
 }"""
@@ -201,12 +205,17 @@ def settle(page):
 
 def load(page, name):
     """Drops a workflow's file on the editor; returns the workflow."""
-    text = (ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")
-    workflow = json.loads(text)
-    page.evaluate(DROP, [text, f"{name}.json"])
+    file = ROOT / "workflows" / f"{name}.json"
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    drop(page, file)
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
     settle(page)
     return workflow
+
+
+def drop(page, file):
+    """A file, as if it were dropped on the graph."""
+    page.evaluate(DROP, [base64.b64encode(file.read_bytes()).decode(), file.name])
 
 
 def set_widgets(page, node, **values):
@@ -291,6 +300,25 @@ def test_a_long_video_tells_where_it_is(page):
     settle(page)
     page.keep("long-done")
     assert abs(page.evaluate(f"() => ({VIDEO})().duration") - 197 / 25) < 0.1
+
+
+@pytest.mark.parametrize("codec", ["h264", pytest.param("lossless", marks=pytest.mark.slow)])
+def test_a_long_videos_file_brings_its_graph_back(page, server, codec):
+    began, seed = time.time(), 77 + list(RENDERERS).index(page.renderer)
+    workflow = load(page, "demo_long_talk")
+    set_widgets(page, "LoadImage", image="face_small.png")
+    set_widgets(page, "MultiTalkLoadAudio", duration=0.2)
+    set_widgets(page, "MultiTalkLongVideo", steps=1, codec=codec, seed=seed)
+    start(page)
+    succeed(page)
+    (file,) = {path for path in (server.base / "output").rglob("*.m[pk][4v]") if path.stat().st_mtime >= began}
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
+    drop(page, file)
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
+    found = "() => app.graph.nodes.find(node => node.type === 'MultiTalkLongVideo').widgets.find(widget => widget.name === 'seed').value"
+    assert page.evaluate(found) == seed
+    assert_no_complaints(page)
 
 
 def test_boxes_are_drawn_named_assigned_and_kept(page, boxes):
