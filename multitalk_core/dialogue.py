@@ -12,7 +12,7 @@ from .audio import AudioError, mix, mono_16k
 from .speakers import MAX_SPEAKERS, Speaker
 from .sync import voice_energy
 from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
-from .times import seconds_of
+from .times import ordinary, read_list, seconds_of
 from .wav2vec import FPS, video_frames
 
 LETTERS = "ABCD"
@@ -33,7 +33,7 @@ class Dialogue:
 
 def in_turn(sounds: Sequence[Sound], order: str, pause: float, names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
     """Clips one after the other with a pause between; `order` says who speaks each ("A, B, A"), without it everybody has one."""
-    who = [name.strip() for name in SEPARATORS.split(order) if name.strip()]
+    who = [name.strip() for name in SEPARATORS.split(ordinary(order)) if name.strip()]
     known = speaking_order(who, names) if who else list(names) or list(LETTERS[: len(sounds)])
     who = who or known[: len(sounds)]
     if len(who) != len(sounds):
@@ -47,9 +47,12 @@ def in_turn(sounds: Sequence[Sound], order: str, pause: float, names: Sequence[s
 
 def at_once(sounds: Sequence[Sound], starts: str, names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
     """One clip for every speaker, each from a time on ("0, 3.5"); without a time, from the beginning."""
-    times = [_start(part) for part in SEPARATORS.split(starts)] if starts.strip() else []
-    if len(times) > len(sounds):
-        raise TimelineError(f"{len(times)} start times are given for {len(sounds)} clips. Write one for each, such as 0, 3.5.")
+    try:
+        times = read_list(starts, lambda listed: _starts(listed, len(sounds))) if starts.strip() else []
+    except TimelineError:
+        raise
+    except ValueError as error:
+        raise TimelineError(str(error)) from error
     times += [0.0] * (len(sounds) - len(times))
     turns = [Turn(i, start, start + _seconds(sound)) for i, (sound, start) in enumerate(zip(sounds, times, strict=True))]
     return _laid(sounds, turns, list(names) or list(LETTERS[: len(sounds)]))
@@ -145,6 +148,13 @@ def _only(sounds: Sequence[Sound], mode: str) -> Sound:
 
 def _seconds(sound: Sound) -> float:
     return sound[0].shape[-1] / sound[1]
+
+
+def _starts(text: str, clips: int) -> list[float]:
+    times = [_start(part) for part in SEPARATORS.split(text)]
+    if len(times) > clips:
+        raise TimelineError(f"{len(times)} start times are given for {clips} clips. Write one for each, such as 0, 3.5.")
+    return times
 
 
 def _start(text: str) -> float:

@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from .times import TIME, seconds_of
+from .times import BETWEEN, TIME, ordinary, seconds_of, with_decimal_points
 
-SPAN = re.compile(rf"\s*({TIME})?\s*s?\s*[-–—]\s*({TIME})?\s*s?\s*:(.*)")
+SPAN = re.compile(rf"\s*({TIME})?\s*s?\s*{BETWEEN}\s*({TIME})?\s*s?\s*:(.*)")
 
 UNIT = r"(?:s|sec|secs|seconds)\b"
 NEARLY = re.compile(rf"\s*(?:[\[(]\s*)?{TIME}\s*(?:{UNIT}|-->|[-–—]\s*{TIME}\s*(?:{UNIT}|[\])]))")
@@ -35,10 +35,11 @@ def parse_prompts(text: str) -> list[Prompt]:
     otherwise: list[str] = []
     spans: list[tuple[float, float, list[str]]] = []
     for line in text.splitlines():
-        found = SPAN.fullmatch(line)
+        told = with_decimal_points(ordinary(line))  # as long as the line
+        found = SPAN.fullmatch(told)
         if found and (found[1] or found[2]):
-            spans.append((*_times(found), [found[3].strip()]))
-        elif NEARLY.match(line):
+            spans.append((*_times(found), [line[found.start(3) :].strip()]))
+        elif NEARLY.match(told):
             raise ValueError(
                 f"'{line.strip()}' begins like a time, but is none. Write lines such as '0-5s: …', '1:30-2:00: …' or '90-: …'."
             )

@@ -14,20 +14,18 @@ import torch
 from torch import Tensor
 
 from .errors import MultiTalkError
-from .times import TIME, seconds_of
+from .labels import NobodyKnows, who_speaks
+from .notes import note
+from .times import BETWEEN, TIME, ordinary, read_list, seconds_of
 
 Sound = tuple[Tensor, int]
 
 SUBTITLES = re.compile(r"-->|\[Script Info\]|^Dialogue:", re.MULTILINE)  # SRT and WebVTT, and what other formats pysubs2 tells apart
 FADE = 0.005  # s; a turn that is cut out of a recording begins and ends without a click
 NAME = r"(?:(?P<name>[^\W\d][^:,;\n]*?\s*:\s*|[^:,;\n]+?\s*:\s+))?"
-ENTRY = re.compile(rf"{NAME}(?P<start>{TIME})\s*s?\s*(?:[-–—]|to)\s*(?P<stop>{TIME})?\s*s?")
+ENTRY = re.compile(rf"{NAME}(?P<start>{TIME})\s*s?\s*{BETWEEN}\s*(?P<stop>{TIME})?\s*s?")
 EXAMPLE = "'A: 0-3.2, B: 3.2-7'"
 NUMBERED = re.compile(r"[A-Da-d1-4]")  # names that say which speaker they are
-TAG = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")  # WebVTT's voice
-MARKUP = re.compile(r"<[^>]*>|\{[^}]*\}")
-BRACKETS = re.compile(r"\s*\[([^\]]{1,40})\](?=\s*\S)")  # "[Anna] Hello", but not "[laughs]" alone
-PREFIX = re.compile(r"\s*[-–]?\s*((?:[^\W\d_][^\s:]*\s+){0,2}[^\W\d_][^\s:]*)\s*:(?=\s|$|\\N)")  # "Anna: Hello", "Dr. Anna Smith:"
 PUNCTUATION = re.compile(r"[,:;\n]+")
 BOM = "\ufeff"
 
@@ -82,7 +80,7 @@ def parse_names(text: str) -> tuple[str, ...]:
     Raises:
         TimelineError: a name twice.
     """
-    names = tuple(name.strip() for name in re.split(r"[,;\n]", text) if name.strip())
+    names = tuple(name.strip() for name in re.split(r"[,;\n]", ordinary(text)) if name.strip())
     if len({name.casefold() for name in names}) < len(names):
         raise TimelineError(f"'{text}' has a name twice. Give every speaker another one.")
     return names
@@ -119,6 +117,15 @@ def parse_turns(text: str, seconds: float, names: Sequence[str] = ()) -> Timelin
 
 
 def _entries(text: str) -> list[tuple[str, float, float]]:
+    try:
+        return read_list(text, _listed)
+    except TimelineError:
+        raise
+    except ValueError as error:
+        raise TimelineError(str(error)) from error
+
+
+def _listed(text: str) -> list[tuple[str, float, float]]:
     found: list[tuple[str, float, float]] = []
     for entry in re.split(r"[,;\n]", text):
         if not entry.strip():
@@ -132,7 +139,7 @@ def _entries(text: str) -> list[tuple[str, float, float]]:
 
 
 def _subtitles(text: str, names: Sequence[str]) -> list[tuple[str, float, float]]:
-    """Speakers by WebVTT's <v Anna>, "[Anna] …" or "Anna: …"; a subtitle without a name goes on with the one before it."""
+    """Who speaks in SRT, WebVTT or ASS subtitles, by the labels that `who_speaks` reads."""
     try:
         import pysubs2
     except ImportError as error:
@@ -141,28 +148,14 @@ def _subtitles(text: str, names: Sequence[str]) -> list[tuple[str, float, float]
         lines = pysubs2.SSAFile.from_string(text.strip().lstrip(BOM) + "\n", keep_html_tags=True, keep_unknown_html_tags=True)
     except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
         raise TimelineError(f"The subtitles cannot be read ({error}). Paste a whole SRT or WebVTT file, or write {EXAMPLE}.") from error
-    found: list[tuple[str, float, float]] = []
-    for line in lines:
-        if line.is_comment or line.end <= line.start:
-            continue
-        name = line.name or _name_in(line.text, names) or (found[-1][0] if found else "")
-        if not name:
-            raise TimelineError(
-                f"The subtitle '{line.plaintext.strip()}' does not say who speaks. "
-                "Begin it with a name: 'Anna: …', '[Anna] …' or '<v Anna>…'."
-            )
-        found.append((name, line.start / 1000, line.end / 1000))
-    return found
-
-
-def _name_in(text: str, names: Sequence[str]) -> str:
-    """Who a subtitle says it is by; where names are given, only those count, so that other beginnings stay speech."""
-    if voice := TAG.search(text):
-        return voice[1].strip()
-    plain = MARKUP.sub("", text)
-    told = BRACKETS.match(plain) or PREFIX.match(plain)
-    name = told[1].strip() if told else ""
-    return name if not names or name.casefold() in {known.casefold() for known in names} else ""
+    told = [(line.name, line.text, line.start / 1000, line.end / 1000) for line in lines if not line.is_comment and line.end > line.start]
+    try:
+        spoken = who_speaks(told, names, note)
+    except NobodyKnows as error:
+        raise TimelineError(
+            f"The subtitle '{error}' does not say who speaks. Begin it with a name: 'Anna: …', '[Anna] …' or '<v Anna>…'."
+        ) from error
+    return [(name, turn.start, turn.stop) for turn in spoken for name in turn.names]
 
 
 def speaking_order(spoken: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ Shapes: S speakers, F video frames, W = 5 neighbours, L layers, D hidden size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .times import seconds_of
+from .times import read_list, seconds_of
 from .wav2vec import FPS, Embeds
 
 WINDOW = 5  # neighbours −2…+2 of every video frame
@@ -77,13 +78,13 @@ class Shot:
 
 
 def parse_cuts(text: str) -> tuple[float, ...]:
-    """Seconds from what a user writes: times between commas or spaces.
+    """Seconds from what a user writes: times between commas, semicolons or spaces.
 
     Raises:
-        ValueError: something that is no time.
+        ValueError: something that is no time, or that can be read in two ways.
     """
     try:
-        return tuple(seconds_of(part) for part in text.replace(",", " ").split())
+        return read_list(text, lambda listed: tuple(seconds_of(part) for part in re.split(r"[,;\s]+", listed) if part))
     except ValueError as error:
         raise ValueError(f"'{text}' are no cuts: {error}") from error
 
@@ -92,8 +93,15 @@ def plan_shots(frames: int, cuts: Sequence[float], clip_frames: int, overlap: in
     """Shots that cover a video of exactly `frames` frames.
 
     Args:
-        cuts: seconds; each to the nearest frame. What lies at or outside the video's ends cuts nothing.
+        cuts: seconds; each to the nearest frame. What lies at the video's ends cuts nothing.
+    Raises:
+        ValueError: a cut behind the video's end.
     """
+    if beyond := [cut for cut in cuts if round(cut * FPS) > frames]:
+        raise ValueError(
+            f"The video is {frames / FPS:.2f} s long, as long as the voices; the cut at {', '.join(f'{cut:g}' for cut in beyond)} s "
+            "lies behind its end. Times count from the beginning, in seconds or as 1:30."
+        )
     inside = {number for cut in cuts if 0 < (number := round(cut * FPS)) < frames}
     bounds = [0, *sorted(inside), frames]
     shots: list[Shot] = []

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core.audio import AudioError, mix
-from multitalk_nodes.multitalk_core.dialogue import dialogue
+from multitalk_nodes.multitalk_core.dialogue import at_once, dialogue
+from multitalk_nodes.multitalk_core.notes import noting
 from multitalk_nodes.multitalk_core.pictures import ALARM, timeline_picture
 from multitalk_nodes.multitalk_core.timeline import Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans
 from multitalk_nodes.multitalk_core.vad import speech_only
@@ -134,6 +135,110 @@ def test_speech_is_not_taken_for_a_name(line):
 def test_a_name_is_found_within_markup(line):
     pytest.importorskip("pysubs2")
     assert parse_turns(subtitle(line), 10.0).names == ("Anna",)
+
+
+def spoken(*lines, names=()):
+    """Who speaks each subtitle (a second long), and what is noted."""
+    pytest.importorskip("pysubs2")
+    with noting() as notes:
+        timeline = parse_turns(subtitle(*lines), 100.0, names)
+    return [timeline.names[turn.speaker] for turn in timeline.turns], notes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("Speaker 1: Hi", "Speaker 2: Ho", "Speaker 1, Speaker 2"),
+        ("Guest 1: Hi", "Guest 2: Ho", "Guest 1, Guest 2"),
+        ("[SPEAKER_00]: Hi", "SPEAKER_01: Ho", "SPEAKER_00, SPEAKER_01"),  # whisperX
+        ("(speaker 0) Hi", "(speaker 1) Ho", "speaker 0, speaker 1"),  # whisper.cpp
+        ("Speaker 1\nHi there", "Speaker 2\nHo", "Speaker 1, Speaker 2"),  # Premiere
+        (">> ANNA: Hi", ">> BEN: Ho", "ANNA, BEN"),  # YouTube
+        ("(Ben) Hi", "(Anna) Ho", "Ben, Anna"),
+        ("[Ben]\nHi", "[Anna]\nHo", "Ben, Anna"),
+        ("BEN (O.S.): Hi", "ANNA (CONT'D): Ho", "BEN, ANNA"),
+        ("Ben:Hi", "Anna:Ho", "Ben, Anna"),
+        ("Ben：Hi", "Ａｎｎａ：Ho", "Ben, Anna"),
+        ("张三：你好", "【李四】好", "张三, 李四"),
+        ("说话人1：你好", "说话人2：好", "说话人1, 说话人2"),
+        ("The Old Man From Downstairs: Hi", "Interviewer: Ho", "The Old Man From Downstairs, Interviewer"),
+        ("Dr. Smith: Hi", "J. K.: Ho", "Dr. Smith, J. K."),
+        ("R2-D2: Hi", "O'Brien: Ho", "R2-D2, O'Brien"),
+        ("MAN #1: Hi", "MAN #2: Ho", "MAN #1, MAN #2"),
+        ("\u200eBen:\u00a0Hi", "\u202bAnna: Ho", "Ben, Anna"),
+        ("Élodie: Hi", "Jean-Luc: Ho", "Élodie, Jean-Luc"),
+        ("Anna: It is: so", "Ben: Why: so", "Anna, Ben"),
+        ("[sighs] Ben: Hi", "[laughs] [Anna] Ho", "Ben, Anna"),
+    ],
+)
+def test_labels_as_people_and_tools_write_them(first, second, names):
+    assert spoken(first, second) == (names.split(", "), [])
+
+
+def test_one_person_in_capitals_and_not_is_one():
+    assert spoken("BEN (V.O.): Hi", "Ben: Ho", "ben: yo") == (["BEN"] * 3, [])
+
+
+@pytest.mark.parametrize(
+    "line", ["Note this: we go", "He said: yes", "It's 10:30", "https://example.org", "3:1 for us", "(music)", "One: go"]
+)
+def test_speech_goes_on_with_the_speaker_before_and_that_is_said(line):
+    who, (said,) = spoken("Anna: Hi", "Ben: Ho", "Anna: Hi", line)
+    assert who == ["Anna", "Ben", "Anna", "Anna"]
+    assert "3.0 s" in said and line in said and "goes on" in said
+
+
+def test_a_single_beginning_that_may_be_speech_is_said():
+    who, (said,) = spoken("Anna: Hi", "Anna: Ho", "Tomorrow: rain", "yes")
+    assert who == ["Anna", "Anna", "Tomorrow", "Tomorrow"] and "'Tomorrow' may be speech" in said
+
+
+def test_a_long_label_in_small_letters_counts_when_it_comes_again():
+    assert spoken("Man in the red hat: Hi", "Anna: Ho", "Man in the red hat: yo")[0] == ["Man in the red hat", "Anna", "Man in the red hat"]
+    assert spoken("Anna: Hi", "Anna: Ho", "Man in the red hat: yo")[0] == ["Anna"] * 3
+
+
+def test_several_in_one_subtitle_share_its_time_by_what_they_say():
+    pytest.importorskip("pysubs2")
+    with noting() as notes:
+        timeline = parse_turns(subtitle("Anna: one two\n- Ben: one two three four"), 10.0)
+    assert [(turn.speaker, turn.start) for turn in timeline.turns] == [(0, 0.0), (1, pytest.approx(0.9 * 7 / 25))]
+    assert "several speak in one subtitle" in notes[0]
+
+
+def test_two_who_speak_together_both_speak():
+    assert spoken("Anna: Hi", "Ben: Ho", "ANNA & BEN: yo")[0] == ["Anna", "Ben", "Anna", "Ben"]
+    assert spoken("Anna: Hi", "Ben: Ho", "[BOTH] yo")[0] == ["Anna", "Ben", "Anna", "Ben"]
+
+
+def test_where_only_changes_are_marked_two_take_turns_and_that_is_said():
+    who, (said,) = spoken("Hi [SPEAKER_TURN]", "Ho", "ho [SPEAKER_TURN]", "hi", names=["Anna", "Ben"])
+    assert who == ["Anna", "Ben", "Ben", "Anna"] and "is a guess" in said
+    assert spoken("- Hi\n- Ho", names=["Anna", "Ben"])[0] == ["Anna", "Ben"]
+    with pytest.raises(TimelineError, match="'>> Ho'|'Ho' does not say who speaks"):
+        spoken("Anna: Hi", "Ben: Hi", "Cleo: Hi", ">> Ho")
+
+
+def test_a_tool_s_label_that_is_not_among_the_names_is_refused():
+    with pytest.raises(TimelineError, match="SPEAKER_01 speaks, but the names are Anna, Ben"):
+        spoken("Anna: Hi", "SPEAKER_01: Ho", names=["Anna", "Ben"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A：0－3.2，B：3.2－7", "A: 0~3.2、B: 3.2〜7", "A:0,0-3,2; B:3,2-7,0", "Ａ：０-３.２；Ｂ：３.２-７", "A: 0 until 3.2, B: 3.2 − 7"],
+)
+def test_lists_with_other_signs(text):
+    assert turns(text) == [(0, 0, 3.2), (1, 3.2, 7)]
+
+
+def test_start_times_that_can_be_read_in_two_ways_are_refused_with_both():
+    two = [noise(1), noise(1)]
+    assert [turn.start for turn in at_once(two, "0, 8", ())[0].turns] == [0, 8]
+    assert [turn.start for turn in at_once(two, "0，8.5", ())[0].turns] == [0, 8.5]
+    assert [turn.start for turn in at_once(two[:1], "0,8", ())[0].turns] == [0.8]
+    with pytest.raises(TimelineError, match="Write '0; 8' or '0.8'"):
+        at_once(two, "0,8", ())
 
 
 def test_with_names_only_those_are_names():

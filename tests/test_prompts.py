@@ -97,3 +97,8 @@ def test_without_a_text_encoder_it_says_what_to_connect(comfy):
 
     with pytest.raises(ValueError, match="CLIPLoader"):
         MultiTalkPromptSchedule.execute(None, "a")
+
+
+@pytest.mark.parametrize("line", ["0,5-1,5s: she smiles", "０．５－１．５：she smiles", "0.5~1.5: she smiles", "0.5 to 1.5s: she smiles"])
+def test_times_with_other_signs(line):
+    assert [(p.start, p.stop, p.text) for p in parse_prompts(f"usual\n{line}")][1] == (0.5, 1.5, "she smiles")

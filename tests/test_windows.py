@@ -141,7 +141,7 @@ def test_embeddings_are_at_most_a_frame_short_of_the_video():
     [
         (100, [], [0, 100]),
         (100, [2.0, 1.0], [0, 25, 50, 100]),
-        (100, [0.0, 4.0, 9.0, -1.0], [0, 100]),
+        (100, [0.0, 4.0], [0, 100]),
         (100, [1.0, 1.01, 1.019], [0, 25, 100]),
         (3, [0.05], [0, 1, 3]),
     ],
@@ -154,6 +154,35 @@ def test_shots_lie_between_cuts_and_number_their_clips_through(frames, cuts, bou
     for shot in shots:
         assert shot.clips[0].drop == shot.clips[0].start == 0
         assert sum(clip.keep for clip in shot.clips) == shot.stop - shot.start
+
+
+def test_a_cut_behind_the_end_is_refused_with_the_videos_length():
+    with pytest.raises(ValueError, match=r"The video is 4.00 s long.*the cut at 4.5, 9 s"):
+        plan_shots(100, [1.0, 4.5, 9.0], 13, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "cuts"),
+    [
+        ("", ()),
+        ("12.5, 1:30", (12.5, 90)),
+        ("12.5; 1:30", (12.5, 90)),
+        ("1 2\n3", (1, 2, 3)),
+        ("1,2,3", (1, 2, 3)),
+        ("１２．５，１：３０", (12.5, 90)),
+        ("1、2", (1, 2)),
+        ("1:30,2:00", (90, 120)),
+        ("0, 8", (0, 8)),
+    ],
+)
+def test_cuts_as_people_write_them(text, cuts):
+    assert parse_cuts(text) == cuts
+
+
+@pytest.mark.parametrize(("text", "readings"), [("0,8", "'0; 8' or '0.8'"), ("1,5 2,5", "'1; 5 2; 5' or '1.5 2.5'")])
+def test_cuts_that_can_be_read_in_two_ways_are_refused_with_both(text, readings):
+    with pytest.raises(ValueError, match=readings):
+        parse_cuts(text)
 
 
 def test_a_stretch_is_a_track_of_its_own():
