@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tools import matrix as matrix_options
 from tools import models as models_options
 from tools import serve as serve_options
 from tools import signatures as signatures_options
+from tools.processes import leave_on_signals, run
 from tools.steps import StepFailed
 from tools.venvs import clean_variables
 
@@ -135,7 +135,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def again(python: Path) -> int:
     """This command once more, by another Python."""
-    return subprocess.run([str(python), __file__, *sys.argv[1:]], env=clean_variables()).returncode
+    return run([str(python), __file__, *sys.argv[1:]], env=clean_variables())
 
 
 def mutants(options: argparse.Namespace) -> int:
@@ -216,6 +216,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    leave_on_signals()
     try:
         return options.function(options)
     except StepFailed as failure:

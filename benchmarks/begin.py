@@ -16,3 +16,6 @@ def begin(cpu: bool = False) -> None:
     spec.loader.exec_module(pack)
     pack.register_pack()
     pack.start_comfy()
+    from multitalk_nodes.tools.processes import leave_on_signals
+
+    leave_on_signals()

@@ -85,7 +85,9 @@ def main() -> int:
     pack.register_pack()
     pack.start_comfy()
     from multitalk_nodes.demo.eval_workers import WorkerError, work
+    from multitalk_nodes.tools.processes import leave_on_signals
 
+    leave_on_signals()
     try:
         if options.worker:
             work(scope_of(options), options.weights, options.shuffle_audio, options.keep)

@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from .settings import SECRETS
 
@@ -18,6 +20,7 @@ log = logging.getLogger("comfyui")
 PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before the next start, as often as it died at once
 AT_ONCE = 60.0  # seconds
 STOP = 10.0  # seconds from terminate to kill
+WATCHER = Path(__file__).resolve().parents[1] / "tools" / "watcher.py"  # ends ComfyUI where we are killed
 
 
 class Keeper:
@@ -74,6 +77,8 @@ class Keeper:
             self._command, env=variables, text=True, encoding="utf-8", errors="replace", start_new_session=True, **streams
         ) as process:
             self._process = process
+            words = [sys.executable, "-I", "-S", str(WATCHER), str(process.pid), str(os.getpid()), str(STOP)]
+            watcher = subprocess.Popen(words, env={}, stdin=subprocess.DEVNULL, start_new_session=True)
             if self._stopping.is_set():  # it was started while we were told to stop
                 _signal(process, signal.SIGKILL)
             for line in process.stdout:
@@ -81,6 +86,8 @@ class Keeper:
                     log.log(logging.DEBUG if "it/s" in line or "s/it" in line else logging.INFO, "%s", line.rstrip())
             code = process.wait()
             _signal(process, signal.SIGKILL)  # what it has started
+            watcher.kill()
+            watcher.wait()
         return code
 
 

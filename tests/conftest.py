@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,11 +32,10 @@ pack = load_by_path("multitalk_tools_pack", ROOT / "tools" / "pack.py")
 pack.register_pack()
 
 # `import multitalk_tools_server` in a test: the errors must be the same classes as the fixture's
-server_tools = load_by_path("multitalk_tools_server", ROOT / "tools" / "server.py")
+server_tools = sys.modules["multitalk_tools_server"] = importlib.import_module("multitalk_nodes.tools.server")
 
 costs = importlib.import_module("multitalk_nodes.tests.costs")
-for module in (server_tools, importlib.import_module("multitalk_nodes.tools.server")):  # the tools' own, too
-    costs.count_servers(module.ComfyServer)
+costs.count_servers(server_tools.ComfyServer)
 
 for program in ("multitalk_client", "serverless"):  # programs of their own: that is what they are called where they run
     load_by_path(program, ROOT / program / "__init__.py")
@@ -46,6 +46,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # the tests' servers and folders go, as after Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.pluginmanager.register(costs.Plugin(config))
 
 

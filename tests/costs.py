@@ -31,7 +31,7 @@ def _started(event: str, arguments: tuple) -> None:
         return
     given = arguments[1]  # a list, or on Windows a line
     command = given if isinstance(given, str) else " ".join(map(str, given))
-    if "killpg" not in command:  # what watches over a ComfyUI
+    if "watcher.py" not in command:  # what ends a process whose starter is gone
         main = os.path.join(os.environ.get("COMFYUI_PATH", "?"), "main.py")
         counts[BOOTS if main in command and "--base-directory" in command else PROGRAMS] += 1
 

@@ -24,6 +24,8 @@ from multitalk_tools_server import (
     place_pack,
 )
 
+from multitalk_nodes.tools import processes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -247,7 +249,7 @@ def test_a_death_during_a_prompt_is_told_at_once(fake):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals and process groups")
 def test_the_end_of_the_block_stops_the_process_and_its_children(fake, monkeypatch):
-    monkeypatch.setattr(sys.modules["multitalk_tools_server"], "STOP_LIMIT", 0.5)
+    monkeypatch.setattr(processes, "STOP_LIMIT", 0.5)
     child = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     child += "print(subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
     with fake(child + ANSWERING) as server:
@@ -259,13 +261,12 @@ def test_the_end_of_the_block_stops_the_process_and_its_children(fake, monkeypat
 @pytest.mark.skipif(os.name == "nt", reason="signals and process groups")
 def test_the_server_goes_when_its_program_is_killed(fake, tmp_path):
     fake(ANSWERING)
-    script = "import sys, time; from multitalk_tools_server import ComfyServer\n"
+    script = "import sys, time; from tools.server import ComfyServer\n"
     script += (
         "with ComfyServer(sys.argv[1], sys.argv[2], base=sys.argv[3]) as server: print(server.process.pid, flush=True); time.sleep(60)"
     )
-    (tmp_path / "multitalk_tools_server.py").write_bytes((ROOT / "tools" / "server.py").read_bytes())
     command = [sys.executable, "-c", script, str(tmp_path), str(tmp_path / "pack"), str(tmp_path / "base")]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
         pid = int(program.stdout.readline())
         assert is_running(pid)
         program.send_signal(signal.SIGKILL)

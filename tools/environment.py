@@ -9,13 +9,13 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .host import DEFAULT, OLDEST, PINNED_COPY, Host, comfyui_here, find_comfyui, pinned
+from .processes import run
 from .steps import Step, StepFailed, locked
 from .venvs import clean_variables, make_venv, python_of
 
@@ -46,14 +46,18 @@ class Environment:
             variables["MULTITALK_GOLDENS"] = str(self.goldens)
         return variables
 
-    def run(self, arguments: Sequence[str], folder: Path = ROOT, more: Mapping[str, str] | None = None) -> int:
-        """Runs the environment's Python and returns its exit code.
+    def run(
+        self, arguments: Sequence[str], folder: Path = ROOT, more: Mapping[str, str] | None = None, reads_terminal: bool = False
+    ) -> int:
+        """Runs the environment's Python and returns its exit code; signals and errors as processes.run().
 
         Args:
             folder: to run it in; defaults to the repository's.
             more: environment variables beside variables().
+            reads_terminal: a debugger, for example.
         """
-        return subprocess.run([str(self.python), *arguments], cwd=folder, env=self.variables() | (more or {})).returncode
+        variables = self.variables() | (more or {})
+        return run([str(self.python), *arguments], own_session=not reads_terminal, cwd=folder, env=variables)
 
     def on_oldest(self) -> Environment | None:
         """This environment with the oldest ComfyUI in place of the newest; None where the user chose another ComfyUI."""

@@ -11,7 +11,6 @@ import ast
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .processes import leave_on_signals, started
 from .testing import TOGETHER, share_of_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,11 +128,10 @@ def first_failure(clone: Path, arguments: Sequence[str]) -> str:
     """
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8", "errors": "replace"}
-    with subprocess.Popen(command, cwd=clone, env=os.environ | share_of_cores(), start_new_session=True, **pipes) as running:
+    with started(command, cwd=clone, env=os.environ | share_of_cores(), **pipes) as running:
         try:
             said, _ = running.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
             return f"nothing ended within {PATIENCE} s"
     failed = re.search(r"^(?:FAILED|ERROR) (tests/\S+)", said, re.MULTILINE)
     if failed:
@@ -153,6 +152,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    leave_on_signals()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     found, drawn = 0, []

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .processes import leave_on_signals
 from .server import ComfyServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,6 +208,7 @@ def main() -> int:
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="to aim at (default: all, in turn)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    leave_on_signals()
     with tempfile.TemporaryDirectory(prefix="multitalk-kills-") as folder:
         done = kills(Path(folder), options.count, options.seed, lambda kill: print(kill, flush=True), options.phases)
     hits = Counter(kill.phase for kill in done if kill.hit)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .environment import CONSTRAINTS, ROOT, cache_folder
 from .host import DEFAULT, PINNED, pinned
 from .matrix_report import SHOWN, Result, report
+from .processes import leave_on_signals
 from .server import ComfyServer, ServerError
 from .steps import Step, StepFailed, locked
 from .venvs import clean_variables, make_venv
@@ -84,6 +85,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    leave_on_signals()
     step = Step("matrix")
     found = interpreters()
     asks = asks_for_torchaudio(pinned(DEFAULT, cache_folder(), step).path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .pack import register_pack, start_comfy
+from .processes import leave_on_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 COPY = "multitalk_mutant"  # the changed pack's name beside the real one
@@ -143,6 +144,7 @@ def parity(pack: Path, goldens: Path, items: list[str]) -> list[Any]:
 
 
 def main() -> int:
+    leave_on_signals()
     register_pack()
     start_comfy()
     import comfy.cli_args

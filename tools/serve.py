@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from .processes import STOP_LIMIT, leave_on_signals, run
 from .server import ADDRESS, command, free_port, make_base
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what follows is ended, too
+    leave_on_signals()
     with tempfile.TemporaryDirectory(prefix="multitalk-serve-", ignore_cleanup_errors=True) as folder:
         base = (options.base or Path(folder)).absolute()
         make_base(base, ROOT)
@@ -42,13 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         variables |= {f"MULTITALK_{kind.upper()}_FOLDER": str(base / kind) for kind in ("input", "output", "temp")}
         worker = [sys.executable, "-m", "serverless", "--rp_serve_api", "--rp_api_host", ADDRESS, "--rp_api_port", str(options.port)]
         comfyui = command(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, port, cpu=not _has_gpu())
-        with subprocess.Popen([*worker, "--", *comfyui], cwd=ROOT, env=variables) as running:
-            try:
-                return running.wait()
-            except KeyboardInterrupt:  # the worker was told, too, and stops its ComfyUI
-                return running.wait()
-            finally:
-                running.terminate()
+        return run([*worker, "--", *comfyui], cwd=ROOT, env=variables, patience=STOP_LIMIT)  # dev.py waits for us, and longer
 
 
 def _commit() -> str:

@@ -3,7 +3,7 @@
     with ComfyServer(comfyui, pack) as server:
         files = server.files(server.run(prompt))
 
-Standard library only, and alone: it can be imported as tools.server or loaded by its path.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,14 +22,15 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from .processes import started
 
 ADDRESS = "127.0.0.1"
 PACK_NAME = "multitalk-nodes"  # the folder's name in custom_nodes; ComfyUI calls our nodes' module custom_nodes.<this>
 START_LIMIT = 180.0  # seconds until the server must answer; 13–40 is usual on a CPU
-STOP_LIMIT = 10.0  # seconds from terminate to kill
 CANCEL_LIMIT = 10.0  # seconds for a node to notice an interrupt; some only look at their end
 REQUEST_LIMIT = 60.0  # seconds for one HTTP answer
 POLL = 0.03  # seconds
@@ -44,8 +44,6 @@ PRODUCT = (
 COPY_MARK = ".copy-made-by-tools-server"  # a copy with this file in it may be replaced
 FILE_KEYS = ("images", "video", "gifs", "audio")  # where nodes list their saved files; SaveVideo says "images"
 CALLERS_MODULES = ("PYTHONPATH", "PYTHONHOME")  # would reach into ComfyUI
-# waits for the end of its standard input, which comes when the process that holds the other end dies, however it dies
-WATCHER = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
 
 class ServerError(Exception):
@@ -374,54 +372,13 @@ def free_port() -> int:
 
 @contextmanager
 def _running(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen]:
-    """A process in a group of its own, with its output in a file. At the end, or when we die, the whole group goes."""
+    """A process with its output in a file."""
     variables = {name: value for name, value in os.environ.items() if name not in CALLERS_MODULES}
     variables |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     with log.open("wb") as file:
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, cwd=folder, env=variables, **streams, **_own_group())
-    with ExitStack() as stack:
-        stack.callback(_stop, process)
-        if os.name != "nt":  # on Windows the console takes its processes with it
-            stack.enter_context(_watching(process))
-        yield process
-
-
-def _own_group() -> dict[str, Any]:
-    if os.name == "nt":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
-@contextmanager
-def _watching(process: subprocess.Popen) -> Iterator[None]:
-    """A process that kills the other one's group as soon as this program is gone: no exit handler runs in one that is killed."""
-    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", WATCHER, str(process.pid)], **quiet, start_new_session=True) as watcher:
-        try:
-            yield
-        finally:
-            watcher.kill()  # before its input is closed
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """Terminates a process, kills it if it does not go, and kills what it has started."""
-    _signal_group(process, "SIGTERM")
-    try:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_LIMIT)
-    finally:
-        _signal_group(process, "SIGKILL")
-        process.wait()
-
-
-def _signal_group(process: subprocess.Popen, name: str) -> None:
-    if os.name == "nt":
-        if process.poll() is None:  # there is no gentle way: Windows has no SIGTERM
-            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
-        return
-    with suppress(ProcessLookupError, PermissionError):  # all gone; macOS says the second of a group of zombies
-        os.killpg(process.pid, getattr(signal, name))
+        with started(command, cwd=folder, env=variables, **streams) as process:
+            yield process
 
 
 # -- the base directory

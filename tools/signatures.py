@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .processes import leave_on_signals
 from .server import ComfyServer
 from .workflows import NO_VALUE, slots
 
@@ -37,6 +38,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    leave_on_signals()
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE).group(1)
     folder = RELEASED / version
     if folder.exists() and not options.again:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .processes import run
+
 if os.name == "nt":
     import msvcrt
 else:
@@ -47,7 +49,7 @@ class Step:
             StepFailed: the command exited non-zero; the message ends with the log's last lines.
         """
         with log.open("w", encoding="utf-8") as file:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env).returncode
+            code = run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env)
         output = log.read_text(encoding="utf-8", errors="replace")
         if code != 0:
             tail = "\n".join("    " + line for line in output.splitlines()[-LOG_LINES_SHOWN:])

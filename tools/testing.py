@@ -10,6 +10,7 @@ from .environment import ROOT, Environment, cache_folder
 
 PROCESSES = 2  # each with a ComfyUI of its own, if its tests need one
 TOGETHER = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder")
+DEBUGGING = ("--pdb", "--trace")  # pytest's options that read from the terminal
 # on the oldest ComfyUI: the pack loads, its nodes are as released, faces talk, one and two
 SHORT = (
     "tests/test_pack.py",
@@ -40,7 +41,8 @@ def test(made: Environment, arguments: Sequence[str], everything: bool, coverage
         variables |= {"MULTITALK_ROOT": str(ROOT)}
     lint_code = made.run(["-m", "ruff", "check", "--quiet"])
     tier = ["--all"] if everything else []
-    test_code = made.run(["-m", "pytest", *tier, *(arguments or TOGETHER)], more=variables)
+    debugs = any(argument.startswith(DEBUGGING) for argument in arguments)
+    test_code = made.run(["-m", "pytest", *tier, *(arguments or TOGETHER)], more=variables, reads_terminal=debugs)
     if not arguments:
         test_code = _on_oldest(made, variables) or test_code
     if coverage:

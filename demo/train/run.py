@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,6 +94,9 @@ def start() -> None:
     pack.start_comfy()
     from comfy.cli_args import args
 
+    from multitalk_nodes.tools.processes import leave_on_signals
+
+    leave_on_signals()
     args.use_pytorch_cross_attention = True  # of ComfyUI's attentions, the one with a fast gradient
 
 
@@ -129,6 +132,7 @@ def stage_clips(options, plan, device, report):
     import torch
 
     from multitalk_nodes.demo.train.clips import make_groups
+    from multitalk_nodes.tools.processes import started
 
     cpu = torch.device("cpu")
     encoder = stage_wav2vec2(options, plan, cpu, report)  # before others ask for it
@@ -140,8 +144,10 @@ def stage_clips(options, plan, device, report):
         return
     again = [sys.executable, __file__, "--work", str(options.work), "--plan", options.plan, "--device", "cpu", "--stages", "clips"]
     shares = [[*again, "--share", str(i), str(options.jobs)] for i in range(options.jobs)]
-    running = [subprocess.Popen(share, env=os.environ | {"OMP_NUM_THREADS": "1"}) for share in shares]
-    if any([process.wait() for process in running]):
+    with ExitStack() as stack:
+        running = [stack.enter_context(started(share, env=os.environ | {"OMP_NUM_THREADS": "1"})) for share in shares]
+        codes = [process.wait() for process in running]
+    if any(codes):
         raise SystemExit("train-demo: a process that makes clips failed; its message is above. Start again: finished clips stay.")
 
 
