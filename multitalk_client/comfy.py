@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 from typing_extensions import Self
 
 from .errors import BadRequest, ClientError, NoVideo, Unreachable
@@ -21,9 +21,10 @@ from .queue import Output
 
 SERVER = "http://127.0.0.1:8188"
 SUBFOLDER = "multitalk_client"  # of ComfyUI's input folder
-PATIENCE = 60.0  # seconds that ComfyUI may be gone; it starts in 15 to 40
+PATIENCE = 60.0  # seconds that ComfyUI may be gone, once it has answered; it starts in 15 to 40
+FIRST = 5.0  # seconds that it gets to answer for the first time: a wrong address is told at once
 CANCEL_LIMIT = 15.0  # seconds that an interrupted node gets to stop
-CONNECT, SILENCE = 10.0, 60.0  # seconds for a connection, and for the next bytes of an answer
+CONNECT, SILENCE = 3.0, 60.0  # seconds for a connection, its name looked up, and for the next bytes of an answer
 BUSY = {429, 502, 503, 504, *range(520, 531)}  # what a proxy or a tunnel says while ComfyUI is not there
 BLOCK = 2**20  # bytes of a file at a time
 
@@ -36,7 +37,7 @@ class Comfy:
     Args:
         server: its address; http:// where it does not say.
         headers: sent with every request, such as a proxy's Authorization.
-        patience: seconds without a sign of life after which a request gives up.
+        patience: seconds without a sign of life after which a request gives up (default: 5 before the first one, then 60).
         session: the caller's own, for what else a connection may need: certificates, proxies, cookies. It stays open.
     Raises:
         BadRequest: that is no address.
@@ -46,7 +47,7 @@ class Comfy:
         self,
         server: str = SERVER,
         headers: Mapping[str, str] | None = None,
-        patience: float = PATIENCE,
+        patience: float | None = None,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         self.server = (server if "://" in server else f"http://{server}").rstrip("/")
@@ -61,7 +62,7 @@ class Comfy:
 
     async def __aenter__(self) -> Self:
         if self._given is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+            timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT, sock_read=SILENCE)
             # every prompt that is waited for has a websocket of its own
             self._own = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         return self
@@ -239,11 +240,19 @@ class Comfy:
             self._heard = time.monotonic()
             return result
 
-        def given_up(_: RetryCallState) -> bool:
-            return time.monotonic() - max(began, self._heard) > self.patience
+        def left() -> float:
+            """Seconds until it is too late to connect once more."""
+            patience = self.patience if self.patience is not None else PATIENCE if self._heard else FIRST
+            return max(began, self._heard) + patience - CONNECT - time.monotonic()
 
-        wait = wait_random_exponential(multiplier=0.2, max=5.0)
-        return await AsyncRetrying(retry=retry_if_exception_type(Unreachable), wait=wait, stop=given_up, reraise=True)(once)
+        pause = wait_random_exponential(multiplier=0.2, max=5.0)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unreachable),
+            wait=lambda state: min(pause(state), max(0.0, left())),
+            stop=lambda _: left() <= 0,
+            reraise=True,
+        )
+        return await retrying(once)
 
     async def decoded(self, path: str, response: aiohttp.ClientResponse, allowed: tuple[int, ...] = (200,), kind: type = dict) -> Any:
         """A JSON answer of a kind; an empty one stands for nothing of it."""

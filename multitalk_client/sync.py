@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .client import AsyncClient, Made, Told
-from .comfy import CANCEL_LIMIT, PATIENCE, SERVER, SUBFOLDER, Result
+from .comfy import CANCEL_LIMIT, SERVER, SUBFOLDER, Result
 from .queue import Output
 from .request import Request
 from .templates import DEFAULT, Prompt, Template
@@ -25,7 +25,7 @@ class Client:
     thread, and cannot ask the client for anything.
     """
 
-    def __init__(self, server: str = SERVER, headers: Mapping[str, str] | None = None, patience: float = PATIENCE) -> None:
+    def __init__(self, server: str = SERVER, headers: Mapping[str, str] | None = None, patience: float | None = None) -> None:
         self._client = AsyncClient(server, headers, patience)
         self._thread: threading.Thread | None = None
         self._calls: set[concurrent.futures.Future[Any]] = set()

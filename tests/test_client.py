@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 import multitalk_client as mc
 from multitalk_client.__main__ import main
+from multitalk_client.comfy import CONNECT
 from multitalk_client.queue import id_of, outputs_of, progress_of, says_that_something_ended, video_of
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe
 
@@ -281,9 +283,64 @@ def test_what_comfyui_refuses_is_told(client, tmp_path):
         client.generate(request(image=tmp_path / "none.png"), tmp_path / "a.mp4")
 
 
-def test_nobody_there_is_told(tmp_path):
-    with mc.Client("http://127.0.0.1:9", patience=0.5) as client, pytest.raises(mc.Unreachable, match="Is it running"):
-        client.generate(request(), tmp_path / "a.mp4")
+@contextlib.contextmanager
+def refusing():
+    """An address at which nobody listens."""
+    with socket.socket() as taken:  # so that nobody else gets the port
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def swallowing():
+    """An address at which no connection comes to be: its queue is full."""
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        yield f"127.0.0.1:{full.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def unknown():
+    yield "no-such-host.invalid:8188"
+
+
+@pytest.mark.parametrize("place", [refusing, swallowing, unknown])
+def test_nobody_there_is_told_within_five_seconds(place, tmp_path, capsys):
+    with place() as address:
+        words = ["generate", "--server", address, "--image", FACE, "--audio", VOICES[0], "--out", tmp_path / "a.mp4"]
+        began = time.monotonic()
+        assert main([str(word) for word in words]) == 1
+        assert time.monotonic() - began < 5
+    said = capsys.readouterr().err
+    assert f"ComfyUI at http://{address} does not answer" in said and "Is it running?" in said and "Traceback" not in said
+
+
+def test_an_answer_may_take_longer_than_a_connection():
+    stats = (200, b'{"system": {}}', {"Content-Type": "application/json"})
+    with answering(*stats, after=CONNECT + 0.5) as address, mc.Client(address) as client:
+        assert client.system_stats() == {"system": {}}
+
+
+def test_somebody_who_is_not_there_yet_is_waited_for_if_asked():
+    """The worker does, whose ComfyUI starts with it."""
+    with refusing() as address:
+        pass
+    port, stats = int(address.split(":")[1]), (200, b"{}", {"Content-Type": "application/json"})
+
+    def start():
+        time.sleep(1)
+        there.enter_context(answering(*stats, port=port))
+
+    with contextlib.ExitStack() as there, mc.Client(address, patience=20) as client:
+        starting = threading.Thread(target=start)
+        starting.start()
+        assert client.system_stats() == {}
+        starting.join()
 
 
 def test_many_requests_at_once_and_equal_ones_are_one(server, tmp_path):
@@ -302,11 +359,12 @@ def test_many_requests_at_once_and_equal_ones_are_one(server, tmp_path):
 
 
 @contextlib.contextmanager
-def answering(status, body, headers):
-    """Something else than a ComfyUI at an address."""
+def answering(status, body, headers, after=0.0, port=0):
+    """Something else than a ComfyUI at an address, which takes its time."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            time.sleep(after)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -320,7 +378,7 @@ def answering(status, body, headers):
         def log_message(self, *_):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as there:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as there:
         threading.Thread(target=there.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{there.server_port}"  # http:// is what is meant
         there.shutdown()
