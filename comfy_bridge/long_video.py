@@ -208,26 +208,41 @@ class Progress:
     def __init__(self, backend: ComfyBackend, clips: int, before: int, tell: Callable[[str], None]) -> None:
         self._steps, self._clips, self._tell = backend.sigmas.shape[-1] - 1, clips, tell
         self._bar = comfy.utils.ProgressBar(self._steps * clips)
-        self._done, self._left = before * self._steps, max(1, (clips - before) * self._steps)
-        self._steps_made, self._began = 0, time.monotonic()
-        self._clip = 0
+        self._done, self._clip, self._before = before * self._steps, 0, before
+        self._steps_made = self._clips_made = 0
+        self._on_steps = self._on_rest = 0.0  # seconds: decoding, colours and storing are the rest
+        self._at = time.monotonic()
         self._bar.update_absolute(self._done)
 
     def begin(self, clip: Clip) -> None:
         self._clip = clip.index
+        self._on_rest += self._lap()
         self._tell(f"clip {clip.index + 1}/{self._clips}")
 
     def step(self, step: int, denoised: Tensor, noisy: Tensor, total: int) -> None:
         """ComfyUI's callback after every step."""
         self._steps_made += 1
         self._done = min(self._done + 1, self._steps * self._clips)
-        seconds = (time.monotonic() - self._began) / self._steps_made * max(0, self._left - self._steps_made)
-        self._tell(f"clip {self._clip + 1}/{self._clips}, step {step + 1}/{self._steps}, {_clock(seconds)} left")
+        self._on_steps += self._lap()
+        self._tell(f"clip {self._clip + 1}/{self._clips}, step {step + 1}/{self._steps}, {self._time_left()} left")
         self._bar.update_absolute(self._done)
 
     def made(self, clip: Clip, frames: Tensor) -> None:
         """Shows the clip's last frame."""
+        self._clips_made += 1
+        self._on_rest += self._lap()
         self._bar.update_absolute(self._done, preview=("JPEG", _picture(frames[-1]), latent_preview.MAX_PREVIEW_RESOLUTION))
+
+    def _time_left(self) -> str:
+        """As long as the clips before took; until there was one, what follows a clip's steps is not known."""
+        clips = self._clips - self._before - self._clips_made
+        seconds = self._on_steps / self._steps_made * max(0, (self._clips - self._before) * self._steps - self._steps_made)
+        return _clock(seconds + self._on_rest / self._clips_made * clips) if self._clips_made else f"at least {_clock(seconds)}"
+
+    def _lap(self) -> float:
+        """Seconds since the last one."""
+        before, self._at = self._at, time.monotonic()
+        return self._at - before
 
 
 def _picture(frame: Tensor) -> Any:

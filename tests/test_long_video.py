@@ -246,5 +246,7 @@ def test_progress_counts_every_step_of_every_clip(video, tmp_path):
     clips = len(video.plan)
     assert [line.split(",")[0] for line in told if "step 2/2" in line] == [f"clip {n}/{clips}" for n in range(1, clips + 1)]
     assert all(line.endswith(" left") for line in told if "step" in line) and told[-1] == "joining"
+    assert {"at least" in line for line in told if line.startswith("clip 1/") and "step" in line} == {True}, "how long is decoding?"
+    assert not any("at least" in line for line in told if line.startswith("clip 2/"))
     assert bars[-1][:2] == (clips * STEPS, clips * STEPS)
     assert sum(preview is not None for *_, preview in bars) == clips
