@@ -8,7 +8,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import ValidationError
 
@@ -57,7 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    bar = Bar(quiet=options.quiet)
+    bar = Bar(sys.stderr, options.quiet)
     try:
         request, template = request_of(options), Template.load(options.template)
         headers = {name.strip(): value.strip() for name, value in (header.split(":", 1) for header in options.header)}
@@ -99,27 +101,31 @@ def _box(text: str) -> tuple[float, ...]:
 class Bar:
     """Progress in one line where there is a terminal, else a line now and then."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet, self._live = quiet, sys.stderr.isatty()
+    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+        self._stream, self._quiet, self._live = stream, quiet, stream.isatty()
         self._began, self._printed, self._text, self._last = time.monotonic(), 0.0, "", ""
+        self._at = Progress("waiting")
 
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
             return
         if progress.text:
             self._text = progress.text
+        if progress.node == self._at.node and not progress.of:  # a text says nothing of the steps
+            progress = replace(progress, done=self._at.done, of=self._at.of)
+        self._at = progress
         line = self._told(progress)
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
         elif time.monotonic() - self._printed > BETWEEN:
             self._printed = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=self._stream, flush=True)
         self._last = line
 
     def end(self) -> None:
         if self._live and self._last:
-            print(file=sys.stderr)
+            print(file=self._stream)
 
     def _told(self, progress: Progress) -> str:
         if progress.state == "waiting":

@@ -43,8 +43,8 @@ def until_said(command: list[str], said: str, **more) -> subprocess.Popen:
     raise AssertionError(f"{command} ended with {program.wait()}")
 
 
-def end(program: subprocess.Popen, number: signal.Signals) -> tuple[int, float, list]:
-    """The exit code of a program that alone is signalled; how long its descendants stayed, and those that stay for ten seconds."""
+def end(program: subprocess.Popen, number: signal.Signals) -> tuple[int, float, list, str]:
+    """A program alone is signalled: its exit code, how long its descendants stayed, those that stay for ten seconds, and what was said."""
     descendants = psutil.Process(program.pid).children(recursive=True)
     assert len(descendants) > 1
     began = time.monotonic()
@@ -52,11 +52,11 @@ def end(program: subprocess.Popen, number: signal.Signals) -> tuple[int, float, 
     code = program.wait(20)
     while (left := [one for one in descendants if lives(one)]) and time.monotonic() < began + 10:
         time.sleep(0.05)
-    program.stdout.close()
     taken = time.monotonic() - began
     for one in left:
         one.kill()
-    return code, taken, left
+    with program.stdout:
+        return code, taken, left, program.stdout.read()
 
 
 def lives(process: psutil.Process) -> bool:
@@ -68,12 +68,12 @@ def lives(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize(("name", "expected"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGKILL", -9)])
 def test_what_ends_a_program_alone_ends_all_that_it_started(name, expected):
-    code, _, left = end(starter(TIDY), getattr(signal, name))
+    code, _, left, _ = end(starter(TIDY), getattr(signal, name))
     assert code == expected and not left
 
 
 def test_what_does_not_listen_is_killed_in_time():
-    code, taken, left = end(starter(DEAF, patience=1), signal.SIGTERM)
+    code, taken, left, _ = end(starter(DEAF, patience=1), signal.SIGTERM)
     assert code == 143 and not left and 1 <= taken < 5
 
 
@@ -83,7 +83,7 @@ def test_the_signal_that_comes_is_the_one_handed_on(tmp_path):
         f"import signal, sys, time\nsignal.signal(signal.SIGHUP, lambda n, _: (open({str(said)!r}, 'a').write(f'{{n}} '), sys.exit(7)))\n"
     )
     program = starter(source + f"import subprocess; subprocess.Popen({SLEEP}); print('ready', flush=True); time.sleep(60)")
-    code, _, left = end(program, signal.SIGHUP)
+    code, _, left, _ = end(program, signal.SIGHUP)
     assert code == 128 + signal.SIGHUP and not left and said.read_text() == f"{int(signal.SIGHUP)} ", "once"
 
 
@@ -115,6 +115,17 @@ def test_serve_leaves_nothing_behind(name, tmp_path):
     words = [sys.executable, str(ROOT / "dev.py"), "serve", "--port", str(free_port()), "--health-port", str(free_port())]
     variables = os.environ | {"TMPDIR": str(tmp_path)}
     program = until_said(words, "To see the GUI go to", env=variables)
-    code, _, left = end(program, getattr(signal, name))
+    code, _, left, _ = end(program, getattr(signal, name))
     assert not left and code == {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9}[name]
     assert not list(tmp_path.glob("multitalk-serve-*")), "nor its folder"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_demo_says_that_it_was_stopped(name, tmp_path):
+    voice, out = ROOT / "demo" / "samples" / "voice_1.wav", tmp_path / "a.mp4"
+    words = [sys.executable, str(ROOT / "dev.py"), "demo", "--image", str(voice.with_name("face.png")), "--audio", str(voice)]
+    program = until_said([*words, "--out", str(out)], "clip 1/", env=os.environ | {"TMPDIR": str(tmp_path)})
+    code, _, left, said = end(program, getattr(signal, name))
+    assert code == {"SIGINT": 130, "SIGTERM": 143}[name] and not left and not out.exists() and not list(tmp_path.glob("comfyui-base-*"))
+    assert said.splitlines()[-1] == "demo: stopped, and ComfyUI with it; written: nothing." and "Traceback" not in said

@@ -6,12 +6,17 @@ Run by `python dev.py demo`, in the environment that dev.py makes.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.util
 import json
+import math
 import os
 import shutil
 import sys
+import threading
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "demo" / "samples"
 FACE_HEIGHT = 84  # pixels, hair to chin; in the middle of what the demo model was trained on (docs/demo-model.md)
 SHORT_SIDE, LONGEST_SIDE = 128, 256  # pixels; it was trained on 128×128 and 192×128
-FPS = 25
-CLIP_FRAMES = 101  # of the demo workflow
 MAX_SPEAKERS = 4
-CUT = "the rest of the audio is cut"  # in ComfyUI's log, by MultiTalk Decode
+NOTES = "multitalk_notes"  # in what a node reports: what it assumed
 CRUDE = (
     "The demo model was trained on drawn faces, seen from the front. On a photograph or a painting it can only be crude: expect a "
     "blurred face, and lips that may not move."
@@ -34,7 +37,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command's options; also called by dev.py, before it makes an environment for them."""
     parser = argparse.ArgumentParser(prog="dev.py demo", description="Make a face talk with the embedded demo model, on the CPU.")
     parser.add_argument("--image", type=a_file, help="a picture with a face (default: drawn faces, one and two)")
-    parser.add_argument("--audio", type=a_file, action="append", default=[], help="speech; again for a second person, who speaks in turn")
+    parser.add_argument(
+        "--audio", type=a_file, action="append", default=[], help="speech, made whole; again for another person, who speaks then"
+    )
     parser.add_argument(
         "--box", type=a_box, action="append", default=[], metavar="X0,Y0,X1,Y1", help="a person's face, hair to chin, in pixels"
     )
@@ -71,20 +76,29 @@ def a_box(text: str) -> list[float]:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    server = load("multitalk_tools_server", ROOT / "tools" / "server.py")
+    load("multitalk_tools_pack", ROOT / "tools" / "pack.py").register_pack()
+    from multitalk_nodes.tools.processes import leave_on_signals
+    from multitalk_nodes.tools.server import ComfyServer, ServerError
+
+    leave_on_signals()
+    written: list[str] = []
     try:
         scenes = [own_scene(options)] if options.image else drawn_scenes(options.out)
         began = time.monotonic()
-        with server.ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT) as running:
+        with ComfyServer(Path(os.environ["COMFYUI_PATH"]), ROOT) as running:
             say(began, "ComfyUI is running")
             for scene in scenes:
                 began = time.monotonic()
                 made = make(running, scene)
+                written.append(str(made))
                 say(began, f"{scene['title']}: {made}")
-                print("\n".join(f"   {line}" for line in measure(made, scene)))
-    except (server.ServerError, OSError, ValueError) as error:
+                print("\n".join(f"   {line}" for line in measure(made, scene)), flush=True)
+    except (ServerError, OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        print(f"demo: stopped, and ComfyUI with it; written: {', '.join(written) or 'nothing'}.", file=sys.stderr)
+        return getattr(stopped, "code", 130)
     return 0
 
 
@@ -108,47 +122,87 @@ def own_scene(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make(server: Any, scene: dict[str, Any]) -> Path:
-    """Upload, queue, wait, and copy the MP4 to where it is wanted."""
+    """Upload, queue, wait, and copy the MP4 to where it is wanted; its absolute path."""
     picture, *voices = [server.upload(file) for file in scene["files"]]
     if scene["graph"]:
         graph = json.loads((ROOT / "workflows" / "api" / f"{scene['graph']}.json").read_text(encoding="utf-8"))
     else:
         graph = own_graph(picture, voices, scene)
     scene["seconds"] = [n["inputs"]["duration"] for n in graph.values() if n["class_type"] == "MultiTalkLoadAudio"]
-    said_before = server.log_tail(10_000).count(CUT)
-    outputs = server.run(graph, timeout=1800)
+    with Progress(server) as progress:
+        progress.prompt = server.queue(graph, progress.client)
+        outputs = server.wait(progress.prompt, timeout=math.inf)
+    for note in [note for node in outputs.values() for note in node.get(NOTES, ())]:
+        print(f"   {note}")
     video = next(file for file in server.files(outputs) if file.suffix == ".mp4")
-    log = server.log_tail(10_000)
-    if log.count(CUT) > said_before:
-        print("   " + [line for line in log.splitlines() if CUT in line][-1].split("MultiTalk: ")[-1])
-    scene["out"].parent.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(video, scene["out"]))
+    out = scene["out"].absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(video, out))
+
+
+class Progress:
+    """What ComfyUI says of the prompt that runs, in a line of the terminal, or a line now and then where there is none."""
+
+    def __init__(self, server: Any) -> None:
+        self.client, self.prompt = uuid.uuid4().hex, ""
+        self._url, self._ready = f"{server.url}/ws?clientId={self.client}", threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Progress:
+        from multitalk_nodes.multitalk_client.__main__ import Bar
+
+        self._bar = Bar(stream=sys.stdout)
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._listening.cancel)
+        self._thread.join(10)
+        self._bar.end()
+
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._listen())
+
+    async def _listen(self) -> None:
+        import aiohttp  # ComfyUI's own
+
+        from multitalk_nodes.multitalk_client.queue import progress_of
+
+        self._loop, self._listening = asyncio.get_running_loop(), asyncio.current_task()
+        with suppress(aiohttp.ClientError):  # it has died, which whoever waits is told
+            async with aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as socket:
+                self._ready.set()
+                async for message in socket:
+                    is_word = message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
+                    if is_word and (progress := progress_of(message.data, self.prompt)):
+                        self._bar(progress)
+        self._ready.set()
 
 
 def own_graph(picture: str, voices: list[str], scene: dict[str, Any]) -> dict[str, Any]:
-    """The demo workflow with the user's picture, voices and boxes, at the size that the demo model knows."""
-    graph = json.loads((ROOT / "workflows" / "api" / "demo_one_speaker.json").read_text(encoding="utf-8"))
+    """The workflow of a long dialogue with the user's picture, voices and boxes, at the size that the demo model knows."""
+    graph = json.loads((ROOT / "workflows" / "api" / "demo_long_dialogue.json").read_text(encoding="utf-8"))
     by_class = {node["class_type"]: number for number, node in graph.items()}
     width, height = fitted_size(scene["files"][0], scene["boxes"])
     print(
         f"   made at {width}×{height} pixels" + ("" if scene["boxes"] else "; with --box the face gets the size that the demo model knows")
     )
     graph[by_class["LoadImage"]]["inputs"]["image"] = picture
-    graph[by_class["MultiTalkConditioning"]]["inputs"] |= {"width": width, "height": height, "frames": CLIP_FRAMES}
-    loader, speaker, embeds = (by_class[name] for name in ("MultiTalkLoadAudio", "MultiTalkSpeaker", "MultiTalkWav2VecEmbeds"))
-    turn = 0.0 if len(voices) == 1 else CLIP_FRAMES // len(voices) / FPS
-    if turn:
-        print(f"   each of the {len(voices)} voices gets a turn of {turn} s")
+    graph[by_class["MultiTalkLongVideo"]]["inputs"] |= {"width": width, "height": height}
+    loader, speaker = (graph[by_class[name]]["inputs"] for name in ("MultiTalkLoadAudio", "MultiTalkSpeaker"))
+    embeds = graph[by_class["MultiTalkWav2VecEmbeds"]]["inputs"]
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in ("MultiTalkLoadAudio", "MultiTalkSpeaker")}
+    for name in [name for name in embeds if name.startswith("speakers.")]:
+        del embeds[name]
     for index, voice in enumerate(voices):
-        audio_number, speaker_number = (loader, speaker) if index == 0 else (f"audio_{index}", f"speaker_{index}")
         box = ", ".join(str(edge) for edge in scene["boxes"][index]) if scene["boxes"] and len(voices) > 1 else ""
-        audio = {**graph[loader]["inputs"], "audio": voice, "duration": turn}
-        graph[audio_number] = {"class_type": "MultiTalkLoadAudio", "inputs": audio}
-        graph[speaker_number] = {
-            "class_type": "MultiTalkSpeaker",
-            "inputs": {**graph[speaker]["inputs"], "audio": [audio_number, 0], "box": box},
-        }
-        graph[embeds]["inputs"][f"speakers.speaker_{index}"] = [speaker_number, 0]
+        audio, who = f"audio_{index}", f"speaker_{index}"
+        graph[audio] = {"class_type": "MultiTalkLoadAudio", "inputs": {**loader, "audio": voice}}
+        graph[who] = {"class_type": "MultiTalkSpeaker", "inputs": {**speaker, "audio": [audio, 0], "box": box}}
+        embeds[f"speakers.{who}"] = [who, 0]
     return graph
 
 
@@ -183,14 +237,14 @@ def measure(video: Path, scene: dict[str, Any]) -> list[str]:
 
 def correlations(video: Path, scene: dict[str, Any]) -> list[list[float]]:
     """A row for every mouth, a column for every voice."""
-    load("multitalk_tools_pack", ROOT / "tools" / "pack.py").register_pack()
     import torch
 
     from multitalk_nodes.multitalk_core import sync
     from multitalk_nodes.multitalk_core.audio import mono_16k
     from multitalk_nodes.multitalk_core.audio_files import read_sound
 
-    frames = read_frames(video)
+    faces = read_faces(video, scene)
+    frames = len(faces[0][0])
     sound = mono_16k(*read_sound(video))
     begin = 0
     voices = []
@@ -198,28 +252,37 @@ def correlations(video: Path, scene: dict[str, Any]) -> list[list[float]]:
         length = mono_16k(*read_sound(file, duration=seconds)).shape[0]
         turn = torch.zeros_like(sound)
         turn[begin : begin + length] = sound[begin : begin + length]
-        voices.append(sync.voice_energy(turn, len(frames)))
+        voices.append(sync.voice_energy(turn, frames))
         begin += length
-    mouths = [sync.mouth_opening(frames, in_the_video(box, scene, frames.shape)) for box in scene["boxes"]]
+    mouths = [sync.mouth_opening(*face) for face in faces]
     return [[sync.pearson(mouth, voice) for voice in voices] for mouth in mouths]
 
 
-def in_the_video(box: list[float], scene: dict[str, Any], shape: Any) -> tuple[float, ...]:
-    """A box of the picture where the video shows it: scaled to cover and cropped in the middle."""
+def in_the_video(box: list[float], scene: dict[str, Any], video: tuple[int, int]) -> tuple[float, ...]:
+    """A box of the picture where the video of this width and height shows it: scaled to cover and cropped in the middle."""
     width, height = picture_size(scene["files"][0])
-    scale = max(shape[1] / height, shape[2] / width)
-    left, top = (width * scale - shape[2]) / 2, (height * scale - shape[1]) / 2
+    scale = max(video[0] / width, video[1] / height)
+    left, top = (width * scale - video[0]) / 2, (height * scale - video[1]) / 2
     return tuple(edge * scale - offset for edge, offset in zip(box, (left, top, left, top), strict=True))
 
 
-def read_frames(video: Path) -> Any:
-    """All pictures of a file, [F, H, W, 3] in 0…1."""
+def read_faces(video: Path, scene: dict[str, Any]) -> list[tuple[Any, tuple[float, ...]]]:
+    """For every box the file's pictures of that face alone, [F, H, W, 3] in 0…1, and the box in them: a long video is never held whole."""
     import av
     import numpy as np
     import torch
 
     with av.open(str(video)) as container:
-        return torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])).float() / 255
+        stream = container.streams.video[0]
+        boxes = [in_the_video(box, scene, (stream.width, stream.height)) for box in scene["boxes"]]
+        corners = [[max(0, int(edge)) for edge in box] for box in boxes]
+        seen: list[list[Any]] = [[] for _ in boxes]
+        for frame in container.decode(stream):
+            pixels = frame.to_ndarray(format="rgb24")
+            for kept, (x0, y0, x1, y1) in zip(seen, corners, strict=True):
+                kept.append(pixels[y0 : y1 + 1, x0 : x1 + 1].copy())
+    inside = [(box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0) for box, (x0, y0, _, _) in zip(boxes, corners, strict=True)]
+    return [(torch.from_numpy(np.stack(kept)).float() / 255, box) for kept, box in zip(seen, inside, strict=True)]
 
 
 def load(name: str, file: Path) -> ModuleType:
