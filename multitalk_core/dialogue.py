@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .audio import AudioError, mix, mono_16k
+from .audio import AudioError, mix, mono_16k, to_mono
 from .speakers import MAX_SPEAKERS, Speaker
 from .sync import voice_energy
 from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
@@ -62,7 +62,7 @@ def by_turns(sounds: Sequence[Sound], text: str, names: Sequence[str]) -> tuple[
     """One recording of all, cut up by who speaks when."""
     sound = _only(sounds, "who speaks when")
     timeline = parse_turns(text, _seconds(sound), names)
-    heard = (sound[0].mean(dim=0, keepdim=True), sound[1])  # the model hears one channel; a copy of all for everybody would be large
+    heard = (to_mono(sound[0])[None], sound[1])  # the model hears one channel; a copy of all for everybody would be large
     return timeline, [own_track(heard, timeline.of(i)) for i in range(len(timeline.names))]
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio import as_sound
+from .audio import sound_of
 from .places import Box, SpeakerError, box_mask, default_boxes
 from .sizes import LATENT_STRIDE, fit_mask
 
@@ -65,8 +65,7 @@ class Speaker:
             if not silent:
                 raise SpeakerError("A speaker has no audio. Connect some, or set the role to 'silent'.")
             return cls(mask=mask, box=box, name=name)  # a start time of somebody who says nothing must not lengthen the video
-        rate = int(audio["sample_rate"])
-        return cls(as_sound(audio["waveform"], rate), rate, start, mask, box, name)
+        return cls(*sound_of(audio), start, mask, box, name)
 
 
 def called(speakers: Sequence[Speaker], index: int) -> str:

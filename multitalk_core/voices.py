@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, AudioError, Layout, lay_out, mix, mono_16k, normalise_loudness, start_samples
+from .audio import SAMPLE_RATE, AudioError, Layout, is_inaudible, lay_out, mix, mono_16k, normalise_loudness, start_samples
 from .casting import everyone
+from .notes import note
 from .places import SpeakerError
-from .speakers import MAX_SPEAKERS, Speaker
+from .speakers import MAX_SPEAKERS, Speaker, called, capital
 from .wav2vec import AudioEncoder, Embeds, video_frames
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def encode_voices(
     speakers = everyone(connected)
     if not speakers:
         raise SpeakerError(f"No speaker is connected; 1 to {MAX_SPEAKERS} were expected.")
-    heard = [_voice(speaker, level) for speaker in speakers]
+    heard = [_voice(speaker, level, called(speakers, i)) for i, speaker in enumerate(speakers)]
     if not any(len(voice) for voice in heard):
         raise AudioError("None of the speakers has audio. Connect audio to at least one MultiTalk Speaker that is not silent.")
     # One clock for voices and sound: starts are decided once, by the voices, and handed on in seconds.
@@ -59,11 +57,14 @@ def encode_voices(
     return Voices(speakers, embeds, video_frames(tracks[0].shape[0]), sound, rate, starts)
 
 
-def _voice(speaker: Speaker, level: bool) -> Tensor:
+def _voice(speaker: Speaker, level: bool, name: str) -> Tensor:
     """A silent speaker takes no time of a sequence; the zeros come with the layout."""
     if speaker.waveform is None:
         return torch.zeros(0)
     voice = mono_16k(speaker.waveform, speaker.rate)
-    if not voice.any():
-        logger.info("MultiTalk: the audio of a speaker is silent; their mouth will stay still.")
+    if is_inaudible(voice):
+        note(
+            f"{capital(name)}: the audio is silent, so the mouth keeps still. Choose another file, stretch or channel, or set the role "
+            "to 'silent' if that is meant."
+        )
     return normalise_loudness(voice) if level else voice

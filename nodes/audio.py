@@ -8,17 +8,17 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..comfy_bridge.encoder import as_encoder, load_encoder
-from ..multitalk_core.audio import pick_channel, playable
-from ..multitalk_core.audio_files import read_sound
+from ..multitalk_core.audio import CHANNEL_NAMES, AudioError, pick_channel, playable, to_stereo
+from ..multitalk_core.audio_files import read_channels
 from ..multitalk_core.voices import encode_voices
 from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES
 
 
-def as_audio(waveform, rate):
-    """A sound [C, N] as ComfyUI's AUDIO."""
-    return {"waveform": waveform[None], "sample_rate": rate}
+def as_audio(waveform, rate, names=()):
+    """A sound [C, N] as ComfyUI's AUDIO; `names` are its channels', where there are more than two and they are known."""
+    return {"waveform": waveform[None], "sample_rate": rate, CHANNEL_NAMES: names}
 
 
 class MultiTalkLoadAudio(Node):
@@ -51,18 +51,29 @@ class MultiTalkLoadAudio(Node):
 
     @classmethod
     def execute(cls, audio, start, duration, channel, audioUI=None):
-        waveform, rate = read_sound(Path(folder_paths.get_annotated_filepath(audio)), start, duration)
-        sound = as_audio(pick_channel(waveform, channel), rate)
-        return io.NodeOutput(sound, ui=ui.PreviewAudio(as_audio(*playable(sound["waveform"][0], rate)), cls=cls))
+        if missing := cls._missing(audio):  # a linked name is known only now
+            raise AudioError(missing)
+        recording = read_channels(Path(folder_paths.get_annotated_filepath(audio)), start, duration)
+        names = recording.names if channel == "all" else ()
+        waveform = pick_channel(recording.waveform, channel)
+        played = playable(to_stereo(waveform, names), recording.rate)
+        return io.NodeOutput(as_audio(waveform, recording.rate, names), ui=ui.PreviewAudio(as_audio(*played), cls=cls))
 
     @classmethod
     def validate_inputs(cls, audio):
-        if not audio or not folder_paths.exists_annotated_filepath(audio):
-            return f"The audio file '{audio}' is not in the input folder. Upload it, or choose another."
-        return True
+        return True if audio is None else cls._missing(audio) or True  # None: it is linked, and comes when the graph runs
+
+    @classmethod
+    def _missing(cls, audio):
+        """What is wrong with a file's name; None for one that is there."""
+        if audio and isinstance(audio, str) and folder_paths.exists_annotated_filepath(audio):
+            return None
+        return f"The audio file '{audio}' is not in the input folder. Upload it, or choose another."
 
     @classmethod
     def fingerprint_inputs(cls, audio, **_):
+        if audio is None:  # linked: what names the file counts already, and the file is not known yet
+            return ""
         digest = hashlib.sha256()
         with open(folder_paths.get_annotated_filepath(audio), "rb") as file:
             while chunk := file.read(1 << 20):

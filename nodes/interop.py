@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..multitalk_core.audio import as_sound
+from ..multitalk_core.audio import sound_of
 from ..multitalk_core.interop import from_wrapper, to_wrapper
 from .base import Node
 from .types import CATEGORY, VOICES
@@ -55,8 +55,7 @@ class MultiTalkFromWanWrapper(Node):
 
     @classmethod
     def execute(cls, multitalk_embeds, audio):
-        rate = int(audio["sample_rate"])
-        voices = from_wrapper(multitalk_embeds, as_sound(audio["waveform"], rate), rate)
+        voices = from_wrapper(multitalk_embeds, *sound_of(audio))
         return io.NodeOutput(voices, voices.frames)
 
 

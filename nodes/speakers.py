@@ -4,7 +4,7 @@ import json
 
 from comfy_api.latest import io, ui
 
-from ..multitalk_core.audio import as_sound, playable
+from ..multitalk_core.audio import all_channels, playable, sound_of
 from ..multitalk_core.casting import Place, everyone, parse_places, take_places
 from ..multitalk_core.dialogue import MODES, dialogue
 from ..multitalk_core.pictures import timeline_picture
@@ -124,7 +124,8 @@ class MultiTalkDialogue(Node):
     def execute(cls, mode, when, pause, names, clean, audios, **too_many):
         if too_many:
             raise ValueError(f"{', '.join(too_many)}: at most {MOST_CLIPS} clips can be connected.")
-        sounds = [(as_sound(audio["waveform"], rate := int(audio["sample_rate"])), rate) for audio in inputs.in_order(audios)]
+        as_they_are = mode == "channels"  # also those of surround sound
+        sounds = [all_channels(audio) if as_they_are else sound_of(audio) for audio in inputs.in_order(audios)]
         made = dialogue(sounds, mode, when, pause, names, speech_only if clean else None)
         picture = timeline_picture(made.timeline, made.tracks, made.sound[0].shape[-1] / made.sound[1])
         return io.NodeOutput(made.speakers, as_audio(*playable(*made.sound)), made.timeline.text, picture[None])
