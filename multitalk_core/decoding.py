@@ -124,6 +124,15 @@ def seconds(path: Path) -> float:
     return seconds_of(decode(path, math.inf))
 
 
+def format_of(path: Path) -> str:
+    """FFmpeg's name for the format of a file with sound; empty if it is none."""
+    try:
+        with _opened(Part(path, 0, path.stat().st_size)) as container:
+            return container.format.name if container.streams.audio else ""
+    except SoundError:
+        return ""
+
+
 def _part(part: Part, start: float, duration: float) -> list[Run]:
     run, complete = _with_soundfile(part, start, duration)
     if run is not None and complete:
@@ -202,7 +211,7 @@ def _with_av(part: Part, start: float, duration: float) -> list[Run]:
         tracks = list(container.streams.audio)
         default = [bool(int(track.disposition) & 1) for track in tracks]
         order = sorted(range(len(tracks)), key=lambda i: not default[i])
-        locked = any(getattr(track.codec_context, "codec_tag", "") in ENCRYPTED for track in tracks)
+        locked = any(_is_locked(track) for track in tracks)
     if not order:
         raise SoundError(f"'{name}' has no sound track. Choose an audio file, or a video with sound.")
     empty = False
@@ -227,7 +236,7 @@ def _track(part: Part, container: Any, place: int, start: float, duration: float
     import av
 
     track = container.streams.audio[place]
-    if track.codec_context is None:  # no decoder
+    if track.codec_context is None or _is_locked(track):  # no decoder, or one that would make noise of it
         return None
     if track.codec_context.name == "flac":  # else it hands out damaged frames as noise
         track.codec_context.options = {"err_detect": "crccheck+explode"}
@@ -252,6 +261,13 @@ def _track(part: Part, container: Any, place: int, start: float, duration: float
     if not decoded.is_full:
         _tell_cut(part, container, track, seconds_of(decoded.runs), decoded.missing)
     return decoded.runs
+
+
+def _is_locked(track: Any) -> bool:
+    try:
+        return track.codec_context is not None and track.codec_context.codec_tag in ENCRYPTED
+    except UnicodeDecodeError:  # tags of other containers are not always text
+        return False
 
 
 class _Decoded:
@@ -288,12 +304,13 @@ class _Decoded:
             if self._form is not None and form[0] != self._form[0]:
                 self._timed = False  # the time stamps are counted in the first rate
             self._form = form
-            self._convert = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate).resample
+            self._convert = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate).resample
             names = _layout_names(frame.layout)
             if not self.runs or (self.runs[-1].rate, self.runs[-1].channels, self.runs[-1].names) != (form[0], form[2], names):
                 self.runs.append(Run.of(form[0], form[2], names, self._start - seconds_of(self.runs), self._duration))
         for part in self._convert(frame):
-            self.runs[-1].add(part.to_ndarray())
+            # interleaved: PyAV 18.1 crashes when it takes eight or more planes out of a frame
+            self.runs[-1].add(part.to_ndarray().reshape(-1, form[2]).T)
 
     def _fill(self, frame: Any) -> None:
         """Silence for what is missing before a frame."""

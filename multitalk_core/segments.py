@@ -193,7 +193,7 @@ def _opened(path: Path) -> Any:
     try:
         return av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise SegmentError(f"'{path.name}' cannot be read as video ({error}).") from error
+        raise SegmentError(f"'{path.name}' cannot be read as video. Remove it to make it again.") from error
 
 
 def _av() -> Any:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from .errors import MultiTalkError
+from .file_kinds import kind_of, unfinished
 from .notes import note
 from .wav2vec import FPS
 
+COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: a picture on the cover of a sound file, which players count as video
 FAR = 5  # s; what lies further ahead is looked up by its key frame instead of decoded on the way
 
 
@@ -50,13 +52,17 @@ class VideoSource:
         try:
             if not isinstance(file, (Path, str)):
                 file.seek(0)
-            self._container: Any = av.open(str(file) if isinstance(file, Path) else file)
-        except (self._errors, OSError) as error:
-            raise SourceError(f"'{name}' cannot be read as video ({error}). Export it again, for example as MP4.") from error
-        if not self._container.streams.video:
+            container = av.open(str(file) if isinstance(file, Path) else file, metadata_errors="ignore")  # titles in any encoding
+        except (self._errors, ValueError, OSError) as error:
+            path = Path(file) if isinstance(file, (Path, str)) and Path(file).is_file() else None
+            why = (path and (kind_of(path) or unfinished(path))) or "damaged, or of an unknown kind"
+            raise SourceError(f"'{name}' cannot be read as video: it is {why}. Export it again, for example as MP4.") from error
+        self._container: Any = container
+        pictures = [stream for stream in container.streams.video if not int(stream.disposition) & COVER]
+        if not pictures:
             self.close()
             raise SourceError(f"'{name}' has no video stream. Choose a video, or use an image as the source.")
-        self._stream: Any = self._container.streams.video[0]
+        self._stream: Any = pictures[0]
         self._stream.thread_type = "AUTO"
         self._frames = self._decoded()
         self._shown: Any = next(self._frames, None)

@@ -2,5 +2,5 @@
 
     python -m serverless --rp_serve_api -- python ComfyUI/main.py --listen 127.0.0.1
 
-Needs the packages of serverless/requirements.txt; neither torch nor ComfyUI is imported.
+Needs the packages of serverless/requirements.txt, and soundfile as the nodes do; neither torch nor ComfyUI is imported.
 """

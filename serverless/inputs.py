@@ -8,6 +8,8 @@ import binascii
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitalk_core.decoding import format_of
+
 from .errors import JobError
 from .fetch import fetch, too_large
 from .schema import Inline, Source
@@ -16,6 +18,7 @@ from .storage import Bucket
 
 LIMITS: dict[Kind, int] = {"image": 64 * 2**20, "audio": 1024 * 2**20, "video": 4096 * 2**20, "any": 4096 * 2**20}  # bytes
 TOTAL = 8192 * 2**20  # bytes of a job
+RAW = {"mp3": ".mp3", "aac": ".aac", "mpegts": ".ts"}  # by FFmpeg's name of the format
 SEEN = {
     "image": "a PNG, JPEG, WebP or BMP picture",
     "audio": "WAV, FLAC, MP3, Ogg, M4A or a video",
@@ -52,6 +55,8 @@ class Inputs:
             await asyncio.to_thread(self.bucket.download, source, fetched, limit)
         with fetched.open("rb") as stream:
             suffix = suffix_of(stream.read(HEAD), kind)
+        if suffix is None and kind == "audio":  # what has no beginning of its own, such as MPEG-TS, or MP3 behind something else
+            suffix = RAW.get(await asyncio.to_thread(format_of, fetched))
         if suffix is None:
             fetched.unlink()
             raise JobError(f"The file for {name} is something else than expected: {SEEN[kind]}.", "input_not_usable", field=name)

@@ -14,6 +14,16 @@ SIGNS: tuple[tuple[int, bytes, frozenset[str], str], ...] = (
     (8, b"WEBP", frozenset({"image"}), ".webp"),
     (0, b"BM", frozenset({"image"}), ".bmp"),
     (8, b"WAVE", frozenset({"audio"}), ".wav"),
+    (8, b"AIFF", frozenset({"audio"}), ".aiff"),
+    (8, b"AIFC", frozenset({"audio"}), ".aiff"),
+    (0, b".snd", frozenset({"audio"}), ".au"),
+    (0, b"caff", frozenset({"audio"}), ".caf"),
+    (0, b"riff\x2e\x91\xcf\x11", frozenset({"audio"}), ".w64"),
+    (0, b"#!AMR", frozenset({"audio"}), ".amr"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", frozenset({"audio", "video"}), ".wma"),
+    (8, b"AVI ", frozenset({"audio", "video"}), ".avi"),
+    (0, b"FLV\x01", frozenset({"audio", "video"}), ".flv"),
+    (0, b"\x0bw", frozenset({"audio"}), ".ac3"),
     (0, b"fLaC", frozenset({"audio"}), ".flac"),
     (0, b"OggS", frozenset({"audio"}), ".ogg"),
     (0, b"ID3", frozenset({"audio"}), ".mp3"),
@@ -29,6 +39,9 @@ def suffix_of(head: bytes, kind: Kind) -> str | None:
     for at, sign, kinds, suffix in SIGNS:
         if head[at : at + len(sign)] == sign:
             return suffix if kind in kinds or kind == "any" else None
-    if kind in ("audio", "any") and len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2:  # MPEG's frame sync, layer III
-        return ".mp3"
+    if kind in ("audio", "any") and len(head) > 1 and head[0] == 0xFF:  # frames of 11 or 12 bits of ones and no header before them
+        if head[1] & 0xF6 == 0xF0:  # the layer is 0: ADTS
+            return ".aac"
+        if head[1] & 0xE0 == 0xE0 and head[1] & 0x18 != 0x08 and head[1] & 0x06:  # MPEG 1, 2 or 2.5, layer I, II or III
+            return ".mp3"
     return None

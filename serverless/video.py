@@ -14,6 +14,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from multitalk_core.decoding import SoundError, seconds
+
 from .errors import JobError
 
 FLAT = 2.0  # luma's standard deviation in a frame that shows nothing
@@ -46,7 +48,10 @@ def probe(file: Path) -> Video:
         rate = float(stream.average_rate or 0)
         frames, shows, moves = _look(container)
         width, height = stream.codec_context.width, stream.codec_context.height
-    heard = _seconds(file, _useless("its sound cannot be decoded"))
+    try:
+        heard = seconds(file)
+    except SoundError as error:
+        raise _useless("its sound cannot be decoded") from error
     if frames == 0 or rate <= 0:
         raise _useless("it has no frames")
     if not shows:
@@ -71,20 +76,18 @@ def _look(container: av.container.InputContainer) -> tuple[int, bool, bool]:
 
 
 def seconds_of_sound(file: Path) -> float:
-    """How long a file sounds, decoded to its end.
+    """How long a file sounds, decoded to its end: as long as the nodes hear it.
 
     Raises:
         JobError: it cannot be decoded, or has no sound.
     """
-    return _seconds(file, JobError("A file that should be a voice has no sound that can be decoded.", "input_not_usable"))
-
-
-def _seconds(file: Path, useless: JobError) -> float:
-    with _decoding(useless), _opened(file) as container:
-        if not container.streams.audio:
-            raise useless
-        stream = container.streams.audio[0]
-        return sum(frame.samples for frame in container.decode(stream)) / stream.rate
+    try:
+        heard = seconds(file)
+    except SoundError as error:
+        raise JobError(f"A file that should be a voice cannot be heard. {error}", "input_not_usable") from error
+    if not heard:
+        raise JobError(f"A file that should be a voice, '{file.name}', has no sound at all.", "input_not_usable")
+    return heard
 
 
 def _opened(file: Path) -> av.container.InputContainer:

@@ -37,7 +37,7 @@ server_tools = sys.modules["multitalk_tools_server"] = importlib.import_module("
 costs = importlib.import_module("multitalk_nodes.tests.costs")
 costs.count_servers(server_tools.ComfyServer)
 
-for program in ("multitalk_client", "serverless"):  # programs of their own: that is what they are called where they run
+for program in ("multitalk_client", "multitalk_core", "serverless"):  # programs of their own, and what the worker hears with
     load_by_path(program, ROOT / program / "__init__.py")
 
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "comfy_bridge": {"comfy_bridge", "multitalk_core"},
     "multitalk_core": {"multitalk_core"},
     "multitalk_client": {"multitalk_client"},
-    "serverless": {"serverless"},  # and multitalk_client, by its own name: they are programs beside each other
+    "serverless": {"serverless"},  # and by their own names multitalk_client, a program beside it, and the core's decoding
 }
 HOST = "comfy comfy_api comfy_execution comfy_extras execution folder_paths comfyui_version latent_preview node_helpers nodes server"
 # needed for one feature each, or only faster: a pack that imports them at start breaks where they are missing
@@ -114,7 +114,8 @@ def test_imports_point_from_nodes_to_bridge_to_core(trees):
 def test_the_pack_imports_itself_relatively(trees):
     """ComfyUI gives the pack a name of its own choosing, and has top-level modules named like ours."""
     ours = {"multitalk_nodes", "multitalk_core", "comfy_bridge", "tools"}
-    assert offending(trees, lambda _, tree: imported_modules(ast.walk(tree)) & ours) == {}
+    worker = {file: {"multitalk_core"} for file in trees if room_of(file) == "serverless"}  # a program, not a part of the pack
+    assert offending(trees, lambda file, tree: imported_modules(ast.walk(tree)) & ours - worker.get(file, set())) == {}
 
 
 def test_the_core_does_not_know_comfy(trees):
@@ -145,6 +146,20 @@ def test_client_and_worker_need_neither_torch_nor_comfyui(trees):
         return imported_modules(ast.walk(tree)) & {"torch", *numbers, *HOST.split()}
 
     assert offending({file: tree for file, tree in trees.items() if room_of(file) in ("multitalk_client", "serverless")}, imported) == {}
+
+
+def test_what_the_worker_takes_of_the_core_needs_no_torch_either(trees):
+    worker = [file for file in trees if room_of(file) == "serverless"]
+    taken = {node.module for file in worker for node in ast.walk(trees[file]) if isinstance(node, ast.ImportFrom) and not node.level}
+    pending = [module.replace(".", "/") + ".py" for module in taken if module.startswith("multitalk_core")]
+    assert pending == ["multitalk_core/decoding.py"]
+    seen = set()
+    while pending:
+        seen.add(file := pending.pop())
+        assert not imported_modules(ast.walk(trees[file])) & {"torch", *HOST.split()}, file
+        near = [node.module for node in ast.walk(trees[file]) if isinstance(node, ast.ImportFrom) and node.level]
+        pending += [f"multitalk_core/{module}.py" for module in near if f"multitalk_core/{module}.py" not in seen]
+    assert len(seen) > 3
 
 
 def test_what_the_nodes_import_comes_with_comfyui_or_is_required(trees):
