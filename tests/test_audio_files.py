@@ -15,6 +15,7 @@ from multitalk_nodes.multitalk_core.dialogue import dialogue
 from multitalk_nodes.multitalk_core.notes import noting
 from multitalk_nodes.multitalk_core.sources import SourceError, VideoSource
 from multitalk_nodes.multitalk_core.speakers import Speaker
+from multitalk_nodes.multitalk_core.voices import encode_voices
 from multitalk_nodes.multitalk_core.wav2vec import video_frames
 from multitalk_nodes.tests.graphs import SAMPLES
 from multitalk_nodes.tests.sounds import FILES, RATE, SECONDS, USELESS, aac, encoded, long_voice, mp3, sized, voice, written
@@ -302,6 +303,26 @@ def test_ordinary_stereo_is_the_plain_mean(kind):
     with noting() as notes:
         assert torch.equal(to_mono(stereo), stereo.mean(dim=0))
     assert not notes
+
+
+@pytest.mark.parametrize(("level", "seconds"), [(0.0, 2.0), (0.0, 0.2), (1e-5, 2.0)])
+def test_a_silent_voice_is_said_with_its_speaker(level, seconds):
+    speakers = [voices_of(0.1, "Anna"), voices_of(level, "Ben", seconds), Speaker(name="Cleo")]
+    with noting() as notes:
+        encode_voices(speakers, _Ear(), "sequential")
+    assert len(notes) == 1 and notes[0].startswith("Speaker 2 (Ben): the audio is silent, so the mouth keeps still.")
+
+
+def voices_of(level, name, seconds=2.0):
+    samples = level * torch.randn(1, round(seconds * RATE), generator=torch.Generator().manual_seed(0))
+    return Speaker(samples, RATE, name=name)
+
+
+class _Ear:
+    """An encoder that hears nothing in particular."""
+
+    def encode(self, voice, folder=None):
+        return torch.zeros(video_frames(len(voice)), 1, 1)
 
 
 def test_video_frames_of_the_field(tmp_path):

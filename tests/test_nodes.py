@@ -244,6 +244,19 @@ def test_bad_input_is_refused_in_plain_words(server, inputs, case):
     assert re.search(expected, message, re.DOTALL), message
 
 
+def linked_sound(name):
+    """A file's name that comes over a link, as from a node that lists files or makes them."""
+    chosen = node("ComfySwitchNode", switch=True, on_false="none", on_true=name)
+    sound = node("MultiTalkLoadAudio", audio=["chosen", 0], start=0.0, duration=0.0, channel="all")
+    return {"chosen": chosen, "sound": sound, "shown": node("PreviewAudio", audio=["sound", 0])}
+
+
+def test_a_linked_file_name_is_checked_when_it_arrives(server, inputs):
+    assert server.run(linked_sound("voice_1.wav"))["shown"]["audio"]
+    with pytest.raises(NodeFailed, match=r"'gone\.wav' is not in the input folder\. Upload it, or choose another"):
+        server.run(linked_sound("gone.wav"))
+
+
 def test_masks_are_refused_as_boxes_are(server, inputs):
     def with_masks(*squares):
         graph = Graph().add_speaker(2, "voice_2.wav")
