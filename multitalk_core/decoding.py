@@ -161,7 +161,6 @@ def _with_soundfile(part: Part, start: float, duration: float) -> tuple[Run | No
         with part.open() as stream, soundfile.SoundFile(part.path if part.is_whole else stream) as file:
             if file.format == "FLAC" or (file.format == "OGG" and file.channels > STEREO):  # Vorbis has its own order of channels
                 return None, False
-            counted = file.format != "MP3" or _mp3_frames(part) > 0
             if file.format == "MP3" and not (start in (0, math.inf) and _is_whole(part, file.frames, file.samplerate)):
                 return None, False
             run = Run.of(file.samplerate, file.channels, _names(part) if file.channels > STEREO else (), start, duration)
@@ -170,10 +169,9 @@ def _with_soundfile(part: Part, start: float, duration: float) -> tuple[Run | No
                 wanted = int(min(run.last, file.frames))
                 run.add(file.read(max(0, wanted - run.passed), dtype="float32", always_2d=True).T)
                 return run, run.passed >= wanted - MISSING * run.rate
-            if file.format == "MP3":  # read in blocks, it would jump between them
-                run.passed = file.frames
-                return (run, True) if counted else (None, False)
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+            if file.format == "MP3":  # in one go: between blocks it would jump
+                run.passed = len(file.read(dtype="float32", always_2d=True))
+            while file.format != "MP3" and len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 run.passed += len(block)
             return run, run.passed >= file.frames - MISSING * run.rate
     except soundfile.SoundFileError:

@@ -251,11 +251,11 @@ def _per_second(head: bytes) -> float:
     """Bytes of a second, by the head of a part; 0 if it is not known."""
     at = head.find(b"fmt ") + 8
     if at > 8 and head[:4] in (b"RIFF", b"RIFX"):
-        return struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[at + 8 : at + 12])[0]
+        return struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[at + 8 : at + 12].ljust(4, b"\0"))[0]
     at = head.find(b"COMM") + 8
     if at > 8 and head[:4] == b"FORM":
-        channels, _, bits, exponent, mantissa = struct.unpack(">HIHHQ", head[at : at + 18])
-        return channels * (bits + 7 >> 3) * mantissa * 2.0 ** ((exponent & 0x7FFF) - 16383 - 63)  # 80-bit float
+        channels, _, bits, exponent, mantissa = struct.unpack(">HIHHQ", head[at : at + 18].ljust(18, b"\0"))
+        return channels * (bits + 7 >> 3) * mantissa * 2.0 ** min((exponent & 0x7FFF) - 16383 - 63, 0)  # 80-bit float
     return 0
 
 

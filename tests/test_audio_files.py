@@ -142,6 +142,24 @@ def test_a_title_in_another_encoding_does_not_matter(tmp_path):
     assert read_sound(file)[0].shape[1] / RATE >= SECONDS
 
 
+@pytest.mark.parametrize(
+    "name", ["whole.wav", "whole.aiff", "size unknown.caf", "size 0.rf64.wav", "chained.opus", "joined.mp4", "joined.mp3"]
+)
+def test_changed_heads_are_heard_or_told(tmp_path, name):
+    """Never another error than ours, and never another length in the worker."""
+    random, content, file = np.random.default_rng(1), FILES[name][0](), tmp_path / name
+    for _ in range(12):
+        changed = bytearray(content)
+        for at in random.integers(0, 160, 3):
+            changed[at] = random.choice([0, 1, 127, 255])
+        file.write_bytes(changed)
+        try:
+            waveform, rate = read_sound(file)
+        except AudioError:
+            continue
+        assert seconds_of_sound(file) == pytest.approx(waveform.shape[1] / rate, abs=1 / rate)
+
+
 def test_a_video_without_sound_says_so():
     with pytest.raises(AudioError, match="'silent_face.mp4' has no sound track"):
         read_sound(SAMPLES / "silent_face.mp4")
