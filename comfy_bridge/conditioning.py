@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.clip_vision
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ..multitalk_core.errors import MultiTalkError
+from ..multitalk_core.places import SpeakerError
 from ..multitalk_core.prompts import Prompt
-from ..multitalk_core.sizes import clip_input
-from .patches import AUDIO, NULL
+from ..multitalk_core.sizes import LATENT_STRIDE, clip_input
+from ..multitalk_core.windows import whole_frames
+from .patches import AUDIO, NULL, listens
 
 NULL_AUDIO = "multitalk_null_audio"  # beside the voices, for the guider
 SECONDS = "multitalk_seconds"  # beside a prompt that does not hold all the time: from when and until when
@@ -52,6 +54,33 @@ def with_clip(
 def with_null_audio(conditioning: Conditioning) -> Conditioning:
     """The same conditioning with null audio in place of the voices, of the same shape, so that ComfyUI can ask for both at once."""
     return [[text, _hearing(extra, extra[NULL_AUDIO], null=True) if NULL_AUDIO in extra else extra] for text, extra in conditioning]
+
+
+def check_prepared(model: comfy.model_patcher.ModelPatcher, prompts: Mapping[str, Conditioning]) -> None:
+    """Raises SpeakerError unless model and prompts come from MultiTalk Conditioning: else nobody would talk, without a word."""
+    bare = ["model"] * (not listens(model))
+    bare += [name for name, prompt in prompts.items() if any(NULL_AUDIO not in extra for _, extra in prompt)]
+    if bare:
+        raise SpeakerError(
+            f"{' and '.join(bare).capitalize()} did not go through MultiTalk Conditioning, so nobody would talk. Connect the model, "
+            "positive and negative of the same MultiTalk Conditioning."
+        )
+
+
+def check_latent(latent: Tensor, prepared: Sequence[Mapping[str, Any]]) -> None:
+    """Raises PictureError for a latent [B, C, T, h, w] of another size or length than what MultiTalk Conditioning prepared."""
+    for extra in prepared:
+        known = extra.get("concat_latent_image")
+        if known is not None and known.shape[-3:] != latent.shape[-3:]:
+            raise PictureError(
+                f"The latent is for {_extent(latent)}, but MultiTalk Conditioning prepared {_extent(known)}. Connect its own "
+                "latent, and choose size and length there."
+            )
+
+
+def _extent(latent: Tensor) -> str:
+    frames, height, width = latent.shape[-3:]
+    return f"{LATENT_STRIDE * width}×{LATENT_STRIDE * height} pixels and {whole_frames(frames)} frames"
 
 
 def by_time(clip: comfy.sd.CLIP, prompts: Sequence[Prompt]) -> Conditioning:

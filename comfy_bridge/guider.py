@@ -9,7 +9,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ..multitalk_core.guidance import Branch, ProjectedGuidance, Projection, branches, combine, in_float64
-from .conditioning import Conditioning, with_null_audio
+from .conditioning import Conditioning, check_latent, check_prepared, with_null_audio
 
 # Core asks for "positive" and "negative" by name (ControlNet, hooks); the two without voices have names of our own.
 COND_NAMES: dict[Branch, str] = {"cond": "positive", "drop_text": "negative", "drop_audio": "drop_audio", "uncond": "uncond"}
@@ -28,6 +28,10 @@ class MultiTalkGuider(comfy.samplers.CFGGuider):
         projection: Projection | None = None,
     ) -> None:
         super().__init__(model)
+        needed = {"positive": positive}
+        if {"drop_text", "uncond"} & {*branches(text_scale, audio_scale)}:
+            needed["negative"] = negative
+        check_prepared(model, needed)
         self.text_scale, self.audio_scale, self.projection = text_scale, audio_scale, projection
         self.cfg = text_scale  # what core and other packs read
         self._projected: ProjectedGuidance | None = None
@@ -40,11 +44,12 @@ class MultiTalkGuider(comfy.samplers.CFGGuider):
             }
         )
 
-    def sample(self, *args: Any, **kwargs: Any) -> Tensor:
+    def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As CFGGuider.sample; the momentum of APG lives for this run only."""
+        check_latent(latent_image, self.original_conds["positive"])
         self._projected = ProjectedGuidance(self.projection) if self.projection else None
         try:
-            return super().sample(*args, **kwargs)
+            return super().sample(noise, latent_image, *args, **kwargs)
         finally:
             self._projected = None
 

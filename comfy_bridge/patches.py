@@ -23,6 +23,7 @@ from ..multitalk_core.generate import Motion
 from ..multitalk_core.model import WeightsError, audio_positions, reference_attention_map, speaker_positions
 from ..multitalk_core.places import SpeakerError
 from ..multitalk_core.schedule import renoise
+from ..multitalk_core.windows import whole_frames
 from .weights import MultiTalkWeights
 
 AUDIO = "audio_embed"  # the one name that core's context windows slice, time on dim 1
@@ -57,7 +58,7 @@ def patch_model(
         WeightsError: not a WAN 2.1 image-to-video model, or one of another size.
     """
     check_model(model, weights)
-    if model.wrappers.get(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {}).get(KEY):
+    if listens(model):
         raise WeightsError(
             "The MODEL already listens to voices: it went through MultiTalk Conditioning before. Connect the MODEL from before that node."
         )
@@ -80,6 +81,11 @@ def hold_motion(model: comfy.model_patcher.ModelPatcher, motion: Motion, noise: 
     others = held.wrappers[kind]
     held.wrappers[kind] = {KEY: others.pop(KEY), **others}  # outermost: what LazyCache reuses must not let the frames go
     return held
+
+
+def listens(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether a model went through `patch_model`."""
+    return bool(model.wrappers.get(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, {}).get(KEY))
 
 
 def check_model(model: comfy.model_patcher.ModelPatcher, weights: MultiTalkWeights) -> None:
@@ -118,6 +124,11 @@ class _BringAudio:
             raise WeightsError(
                 "The model listens to audio, but a conditioning has none. Use both the positive and the negative output of "
                 "MultiTalk Conditioning."
+            )
+        if audio.shape[1] != x.shape[2]:
+            raise WeightsError(
+                f"The latent is {whole_frames(x.shape[2])} frames long, but MultiTalk Conditioning prepared "
+                f"{whole_frames(audio.shape[1])}. Connect its own latent, and make it longer or shorter there."
             )
         options = options_of(args, kwargs)
         call = options[CALL] = Call(audio, self._heads)  # with nothing that leads back to the options, or they would outlive the call

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from .channels import STEREO
+from .errors import MultiTalkError
 from .file_kinds import kind_of, unfinished
 from .notes import note
 from .sound_parts import TAGS, Part, parts
@@ -45,7 +46,7 @@ PROMISING = ("mov", "flac")  # formats whose length of a track comes from a head
 ENCRYPTED = {"drms", "enca", "drmi", "aavd"}  # MP4's codec tags of what only its seller's players decode
 
 
-class SoundError(ValueError):
+class SoundError(MultiTalkError, ValueError):
     """A file whose sound cannot be decoded; the message says why."""
 
 

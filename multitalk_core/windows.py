@@ -38,7 +38,12 @@ def latent_frames(frames: int) -> int:
 
 def fitting_frames(frames: int) -> int:
     """The next number of frames of the form 4n + 1, which is what the VAE can hold."""
-    return (latent_frames(max(1, frames) + FRAMES_PER_LATENT - 1) - 1) * FRAMES_PER_LATENT + 1
+    return whole_frames(latent_frames(max(1, frames) + FRAMES_PER_LATENT - 1))
+
+
+def whole_frames(latents: int) -> int:
+    """Frames of a clip of T latents."""
+    return (latents - 1) * FRAMES_PER_LATENT + 1
 
 
 def plan_clips(frames: int, clip_frames: int, overlap: int) -> list[Clip]:

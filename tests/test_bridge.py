@@ -402,11 +402,32 @@ class TestRefusals:
 
     def test_a_conditioning_without_audio(self, tiny, wan, weights):
         from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.places import SpeakerError
 
-        guider = MultiTalkGuider(patched(tiny, wan, weights), *tiny.prompts(), 4.0, 1.0)
-        with pytest.raises(WeightsError, match="a conditioning has none"):
-            run(tiny, guider)
+        with pytest.raises(SpeakerError, match="Positive and negative did not go through MultiTalk Conditioning"):
+            MultiTalkGuider(patched(tiny, wan, weights), *tiny.prompts(), 4.0, 1.0)
+
+    @pytest.mark.parametrize(("text_scale", "why"), [(4.0, "Model did not go through"), (1.0, "Model did not go through")])
+    def test_a_model_from_before_the_conditioning(self, tiny, wan, weights, text_scale, why):
+        from multitalk_nodes.multitalk_core.places import SpeakerError
+
+        with pytest.raises(SpeakerError, match=why):
+            guide(tiny, wan, weights, text_scale, 1.0)
+
+    def test_a_negative_that_is_not_asked_for_may_be_bare(self, tiny, wan, weights):
+        from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider
+
+        positive, negative = tiny.conditionings(weights, 2)[0], tiny.prompts()[1]
+        MultiTalkGuider(patched(tiny, wan, weights), positive, negative, 1.0, 4.0)
+        with pytest.raises(ValueError, match="Negative did not go through"):
+            MultiTalkGuider(patched(tiny, wan, weights), positive, negative, 4.0, 4.0)
+
+    @pytest.mark.parametrize(("cut", "told"), [((slice(None, -1), slice(None)), "frames"), ((slice(None), slice(None, -2)), "pixels")])
+    def test_a_latent_of_another_length_or_size(self, tiny, wan, weights, cut, told):
+        frames, rows = cut
+        guider = guide(tiny, patched(tiny, wan, weights), weights, 1.0, 1.0)
+        with pytest.raises(ValueError, match=f"The latent is for .*{told}.*but MultiTalk Conditioning prepared"):
+            run(tiny, guider, noise=torch.randn_like(tiny.known_latent())[:, :, frames, rows])
 
     def test_two_voices_without_masks(self, tiny, wan, weights):
         from multitalk_nodes.multitalk_core.places import SpeakerError
