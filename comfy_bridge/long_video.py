@@ -91,6 +91,7 @@ class LongVideo:
         tell: Callable[[str], None],
         keep_job: bool = True,
         about: Mapping[str, str] | None = None,
+        previews: bool = True,
     ) -> tuple[Path, str]:
         """Make what is missing and join everything; returns the file, and a report in a few lines.
 
@@ -98,6 +99,7 @@ class LongVideo:
             tell: gets a line about where the work is, for the node.
             keep_job: or remove the job's folder, once the file is there.
             about: metadata of the file, by name.
+            previews: show the last frame of each clip.
         Raises:
             JobError: the disk, or another process; what is finished stays.
             InterruptProcessingException: the user stopped it; what is finished stays.
@@ -135,7 +137,7 @@ class LongVideo:
                 frames = make_clip(backend, self.family, clip, source, first, motion, tracks_of[start], self.seed, self.colour)
                 return clip_seed(self.seed, clip.index), frames
 
-            job.fill(make, progress.made)
+            job.fill(make, progress.made if previews else lambda clip, frames: None)
             tell("joining")
             out = job.join(place, sound, about)
             if not keep_job:

@@ -1,6 +1,5 @@
 """A video of any length, in one node."""
 
-import functools
 from contextlib import ExitStack
 
 from comfy_api.latest import InputImpl, io, ui
@@ -20,6 +19,7 @@ from ..multitalk_core.windows import parse_cuts
 from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES
+from .watcher import Watcher
 
 NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
 
@@ -115,9 +115,9 @@ class MultiTalkLongVideo(Node):
             codec = CODECS[settings["codec"]]
             job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
             place = OutputPlace(settings["filename_prefix"], codec.suffix)
-            say = functools.partial(PromptServer.instance.send_progress_text, node_id=cls.hidden.unique_id)
+            watcher = Watcher(PromptServer.instance, cls.hidden.unique_id)
             about = made_with(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-            out, report = work.make(job, codec, place, say, settings["keep_job"], about)
+            out, report = work.make(job, codec, place, watcher.tell, settings["keep_job"], about, watcher.is_there)
         end_previews(PromptServer.instance, cls.hidden.unique_id)
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
         shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])

@@ -1,5 +1,6 @@
 """MultiTalk Long Video over a real server: exact lengths, interrupts, a process that is killed, dubbing, refusals."""
 
+import asyncio
 import json
 import os
 import re
@@ -7,8 +8,10 @@ import shutil
 import subprocess
 import time
 import wave
+from collections import Counter
 from pathlib import Path
 
+import aiohttp
 import av
 import numpy as np
 import pytest
@@ -51,6 +54,56 @@ def inputs(server):
     shutil.rmtree(server.base / "output" / "multitalk_jobs", ignore_errors=True)
     for file in (*SAMPLES.glob("*.png"), *SAMPLES.glob("*.wav")):
         server.upload(file)
+
+
+BINARY = {1: "preview", 3: "progress_text", 4: "preview"}  # ComfyUI's numbers
+
+
+async def overheard(server, prompt, *names, asks=None):
+    """What each of several clients is told, as kinds and counts, while one of them has a prompt run (or somebody without an id)."""
+    kinds = {name: Counter() for name in names}
+    done = asyncio.Event()
+
+    async def listen(session, name, ready):
+        async with session.ws_connect(f"{server.url}/ws?clientId={name}") as socket:
+            await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            while True:
+                message = await socket.receive()
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    kinds[name][BINARY[int.from_bytes(message.data[:4], "big")]] += 1
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    told = json.loads(message.data)
+                    kinds[name][told["type"]] += 1
+                    if told["type"] == "feature_flags":  # the answer
+                        ready.set()
+                    if queued and told["type"] == "status" and not told["data"]["status"]["exec_info"]["queue_remaining"]:
+                        done.set()  # all have heard everything
+
+    queued = []
+    async with aiohttp.ClientSession() as session:
+        ready = {name: asyncio.Event() for name in names}
+        tasks = [asyncio.create_task(listen(session, name, event)) for name, event in ready.items()]
+        await asyncio.gather(*(event.wait() for event in ready.values()))
+        body = {"prompt": prompt} | ({"client_id": asks} if asks else {})
+        async with session.post(f"{server.url}/prompt", json=body) as answer:
+            queued.append((await answer.json())["prompt_id"])
+        await asyncio.to_thread(server.wait, queued[0])
+        await done.wait()
+        for task in tasks:
+            task.cancel()
+    return kinds
+
+
+def test_only_who_queued_is_told(server, inputs):
+    """Text, progress and pictures carry node numbers, which in another tab are another graph's nodes."""
+    for graph in (long_graph(0.3, seed=41), Graph(frames=9, steps=2).set("sample", seed=41)):
+        kinds = asyncio.run(overheard(server, graph.prompt(), "mine", "other", asks="mine"))
+        assert kinds["mine"]["progress"]
+        assert set(kinds["other"]) == {"status", "feature_flags"}
+        if "long" in graph:
+            assert kinds["mine"]["progress_text"] and kinds["mine"]["preview"]
+    kinds = asyncio.run(overheard(server, long_graph(0.3, seed=42).prompt(), "other"))
+    assert not kinds["other"]["progress_text"] and not kinds["other"]["preview"]
 
 
 @pytest.mark.parametrize("family", ["multitalk", "infinitetalk"])
