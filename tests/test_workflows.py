@@ -19,6 +19,8 @@ from multitalk_nodes.tools.examples import EXAMPLES
 from multitalk_nodes.tools.model_files import FILES
 from multitalk_nodes.tools.workflows import ONLY_IN_THE_EDITOR, TITLE, slots, to_graph, to_prompt, with_defaults
 
+import multitalk_tools_server as tools  # isort: skip
+
 NAMES = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
 FRAMES = {"demo_one_speaker": 101, "demo_two_speakers": 88}  # a whole clip; 0.9 s and 2.6 s of voices
 FRAMES |= {"demo_long_talk": 197, "demo_long_dialogue": 197, "demo_dubbing": 101}  # 4.02 s and 3.87 s
@@ -372,5 +374,12 @@ def test_every_input_has_a_tooltip(ours):
 
 
 def test_help_is_served_where_the_editor_looks_for_it(server, ours):
+    """First by language; older ones, and the page itself, without."""
     for name in ours:
-        assert server.get(f"/extensions/multitalk-nodes/docs/{name}.md").startswith(b"# MultiTalk ")
+        page = (DOCS / f"{name}.md").read_bytes()
+        assert page.startswith(b"# MultiTalk ")
+        for path in (f"{name}/en", f"{name}/zh", name):
+            assert server.get(f"/extensions/multitalk-nodes/docs/{path}.md") == page
+    for nobody in ("Nobody/en", "..%2F..%2FREADME/en"):
+        with pytest.raises(tools.ServerError, match="404"):
+            server.get(f"/extensions/multitalk-nodes/docs/{nobody}.md")
