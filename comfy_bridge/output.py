@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
-
-EDITOR_LETS_GO = 0.6  # seconds; its own delay is 0.4
 
 
 class OutputPlace:
@@ -61,18 +58,3 @@ def made_with(prompt: Mapping[str, Any] | None, more: Mapping[str, Any] | None) 
         return {}
     about = {**(more or {}), **({} if prompt is None else {"prompt": prompt})}
     return {name: json.dumps(value) for name, value in about.items()}
-
-
-def end_previews(server: Any, node_id: str) -> None:
-    """Makes the editor show what a node returns. While it has a preview of the node, it takes that for the video and shows neither.
-
-    It lets go of previews when it hears that a node begins, and takes its time; whoever has no editor open does not wait.
-    """
-    if server.client_id is None:
-        return
-    from comfy_execution.progress import get_progress_state
-
-    registry = get_progress_state()
-    server.send_sync("progress_state", {"prompt_id": registry.prompt_id, "nodes": {}}, server.client_id)
-    registry.start_progress(node_id)
-    time.sleep(EDITOR_LETS_GO)

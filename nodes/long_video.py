@@ -7,7 +7,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
 from ..comfy_bridge.long_video import Settings, long_video
-from ..comfy_bridge.output import OutputPlace, end_previews, made_with
+from ..comfy_bridge.output import OutputPlace, made_with
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
@@ -118,7 +118,6 @@ class MultiTalkLongVideo(Node):
             watcher = Watcher(PromptServer.instance, cls.hidden.unique_id)
             about = made_with(cls.hidden.prompt, cls.hidden.extra_pnginfo)
             out, report = work.make(job, codec, place, watcher.tell, settings["keep_job"], about, watcher.is_there)
-        end_previews(PromptServer.instance, cls.hidden.unique_id)
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
         shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(out)), sound, report, ui=shown)

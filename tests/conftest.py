@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -90,10 +91,14 @@ def comfy() -> Path:
 
 @pytest.fixture(scope="session")
 def server():
-    """A ComfyUI process with the pack in it, on the CPU; one for all tests. See tools/server.py for what it can do."""
+    """A ComfyUI process with the pack in it, on the CPU; one for all tests. See tools/server.py for what it can do.
+
+    MULTITALK_COMFYUI_FLAGS is added to its command line: another frontend (--front-end-root FOLDER), say.
+    """
     if not (folder := os.environ.get("COMFYUI_PATH")):
         pytest.fail("COMFYUI_PATH is not set. Run the tests through dev.py, which finds a ComfyUI and sets it: python dev.py test")
-    with server_tools.ComfyServer(Path(folder), ROOT) as running:
+    flags = shlex.split(os.environ.get("MULTITALK_COMFYUI_FLAGS", ""))
+    with server_tools.ComfyServer(Path(folder), ROOT, extra_arguments=flags) as running:
         yield running
 
 

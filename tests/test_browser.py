@@ -49,6 +49,30 @@ DROP = """([data, name]) => {
     document.getElementById("graph-canvas").dispatchEvent(new DragEvent("drop", { dataTransfer, ...where }))
 }"""
 MISSING = "() => app.graph.nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
+SHORTEN = """seconds => {
+    for (const node of app.graph.nodes.filter(node => node.type === "MultiTalkLoadAudio"))
+        node.widgets.find(widget => widget.name === "duration").value = seconds
+}"""
+WATCH = """() => {
+    const large = element => element.checkVisibility() && element.getBoundingClientRect().height > 50
+    const wait = ms => new Promise(done => setTimeout(done, ms))
+    app.api.addEventListener("executed", event => { window.made = event.detail.output?.images?.[0]?.filename ?? window.made })
+    setInterval(() => {
+        const clip = document.querySelector("img.multitalk-clip")
+        if (!window.ended && clip?.naturalWidth && large(clip)) window.seen = true
+    }, 10)
+    const isShown = () => {
+        const videos = [...document.querySelectorAll("video")].filter(large)
+        const pictures = app.graph.nodes.find(node => node.type === "MultiTalkLongVideo").imgs ?? []
+        const alone = !document.querySelector("img.multitalk-clip") && !pictures.length && videos.length === 1
+        return alone && videos[0].readyState >= 2 && videos[0].src.includes(window.made)
+    }
+    window.staysShown = async quiet => {
+        for (let tries = 0; tries < 100 && !isShown(); tries++) await wait(100)
+        await wait(quiet)
+        return isShown()
+    }
+}"""
 VIDEO = "() => [...document.querySelectorAll('video')].find(video => video.readyState >= 2)"
 BOXES = "app.graph.nodes.find(node => node.type === 'MultiTalkSpeakerBoxes')"
 BUILD = """picture => {
@@ -75,6 +99,15 @@ SET = """([type, values]) => {
     for (const widget of app.graph.nodes.find(node => node.type === type).widgets)
         if (widget.name in values) widget.value = values[widget.name]
 }"""
+SELECT_NEW = """type => {
+    const node = LiteGraph.createNode(type)
+    node.pos = [300, 300]
+    app.graph.add(node)
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [120, 110]
+    app.canvas.selectNode(node)
+}"""
+HELP_PICTURE = "path => [...document.querySelectorAll('.node-help-content img')].some(img => img.src.endsWith(path) && img.naturalWidth)"
 RELOAD = """async () => {
     const saved = JSON.parse(JSON.stringify(app.graph.serialize()))
     app.graph.clear()
@@ -319,6 +352,48 @@ def test_a_long_videos_file_brings_its_graph_back(page, server, codec):
     found = "() => app.graph.nodes.find(node => node.type === 'MultiTalkLongVideo').widgets.find(widget => widget.name === 'seed').value"
     assert page.evaluate(found) == seed
     assert_no_complaints(page)
+
+
+@pytest.mark.by_hand
+def test_a_long_video_is_shown_every_time(page):
+    """In a new node, from ComfyUI's cache, and in the node that shows another one; as often as MULTITALK_RUNS says.
+
+    Another frontend, or core's previews: MULTITALK_COMFYUI_FLAGS="--front-end-root FOLDER --preview-method auto".
+    """
+    page.evaluate(WATCH)
+    runs, seed, last, wrong = int(os.environ.get("MULTITALK_RUNS", "20")), 1000 * list(RENDERERS).index(page.renderer), "", []
+    for number in range(runs):
+        page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        page.wait_for_function("() => app.graph.nodes.length === 0")
+        load(page, "demo_long_talk")
+        set_widgets(page, "LoadImage", image="face_small.png")
+        page.evaluate(SHORTEN, 0.4)
+        for turn in ("new", "cached", "other"):
+            seed += turn != "cached"
+            set_widgets(page, "MultiTalkLongVideo", steps=2, seed=seed, clip_frames=9, motion_frames=5)
+            page.evaluate("() => { window.seen = false }")
+            start(page)
+            succeed(page)
+            shown = page.evaluate("quiet => window.staysShown(quiet)", QUIET)
+            seen, made = page.evaluate("() => [window.seen, window.made]")
+            anew, last = made != last, made  # a ComfyUI that is short of memory forgets what it made
+            if not shown or seen is not anew or (turn != "cached" and not anew):
+                wrong.append({"run": number, "turn": turn, "video shown": shown, "clips seen": seen, "file": made})
+            page.keep(f"{turn}-shown")
+    print(f"{page.renderer}: {3 * runs} runs, wrong: {wrong}")
+    assert wrong == []
+
+
+def test_help_opens_with_its_picture(page):
+    """Nothing is looked for in vain: the editor's console would call every miss an error."""
+    asked = []
+    page.on("response", lambda response: asked.append((response.status, response.url)))
+    page.evaluate(SELECT_NEW, "MultiTalkSpeaker")
+    page.get_by_test_id("info-button").click()
+    page.wait_for_function(HELP_PICTURE, arg="/docs/MultiTalkSpeaker.jpg")
+    page.keep("help")
+    of_help = [(status, url) for status, url in asked if "/docs/" in url]
+    assert len(of_help) == 2 and all(status == 200 for status, _ in of_help), of_help
 
 
 def test_boxes_are_drawn_named_assigned_and_kept(page, boxes):
