@@ -7,11 +7,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .notes import note
 from .places import Box, SpeakerError, check_box
 from .speakers import COUNTED, MAX_SPEAKERS, Speaker, called, capital
 
 LARGEST = 1e6  # pixels
 STATE = '[{"box": [0.1, 0.1, 0.4, 0.9], "name": "Anna", "speaker": 1}, {"box": [0.6, 0.1, 0.9, 0.9], "silent": true}]'
+
+
+ABSENT = Speaker()  # whose node is muted or bypassed in the editor: silent, and the others keep their numbers and places
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ def everyone(connected: Iterable[Speaker | Iterable[Speaker]]) -> tuple[Speaker,
             f"There are {len(speakers)} speakers, silent ones included; at most {MAX_SPEAKERS} were expected. Leave some out."
         )
     return speakers
+
+
+def settled(speakers: Sequence[Speaker]) -> tuple[Speaker, ...]:
+    """Speakers as they will be heard: who is absent is silent in their part of the picture, and left out where others have own places."""
+    placed = any(speaker.mask is not None or speaker.box is not None for speaker in speakers)
+    for number, speaker in enumerate(speakers, start=1):
+        if speaker is ABSENT:
+            note(f"Speaker {number} is not connected (is the node muted or bypassed?). The others go on in their own places.")
+    return tuple(speaker for speaker in speakers if not (placed and speaker is ABSENT))
 
 
 def parse_places(text: str) -> list[Place]:
@@ -91,6 +104,8 @@ def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[S
             taken[index] = place
     own = {i for i, speaker in enumerate(speakers) if speaker.mask is not None or speaker.box is not None}
     waiting = sorted((i for i in range(len(speakers)) if i not in taken), key=lambda i: i in own)
+    if len(free) < len(waiting):  # places are drawn for those who are there
+        waiting = [i for i in waiting if speakers[i] is not ABSENT]
     free.sort(key=lambda place: place.box[0] + place.box[2])
     taken |= dict(zip(sorted(waiting[: len(free)]), free, strict=False))
     missing = [i for i in waiting if i not in taken and i not in own]
@@ -99,7 +114,8 @@ def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[S
             f"{capital(' and '.join(called(speakers, i) for i in missing))} {'have' if len(missing) > 1 else 'has'} no place: there are "
             f"{len(speakers)} speakers, but only {len(taken.keys() | own)} with a box. Draw one over each face.{COUNTED}"
         )
-    placed = [replace(s, box=taken[i].box, mask=None, name=s.name or taken[i].name) if i in taken else s for i, s in enumerate(speakers)]
+    there = [(i, s) for i, s in enumerate(speakers) if i in taken or s is not ABSENT or not places]
+    placed = [replace(s, box=taken[i].box, mask=None, name=s.name or taken[i].name) if i in taken else s for i, s in there]
     silent = [place for place in places if place.silent] + free[len(waiting) :]
     return everyone([*placed, *(Speaker(box=place.box, name=place.name) for place in silent)])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .audio import SAMPLE_RATE, AudioError, Layout, is_inaudible, lay_out, mix, mono_16k, normalise_loudness, start_samples
-from .casting import everyone
+from .casting import everyone, settled
 from .notes import note
 from .places import SpeakerError
 from .speakers import MAX_SPEAKERS, Speaker, called, capital
@@ -41,7 +41,7 @@ def encode_voices(
     Raises:
         SpeakerError, AudioError: too many speakers, or none with audio.
     """
-    speakers = everyone(connected)
+    speakers = settled(everyone(connected))
     if not speakers:
         raise SpeakerError(f"No speaker is connected; 1 to {MAX_SPEAKERS} were expected.")
     heard = [_voice(speaker, level, called(speakers, i)) for i, speaker in enumerate(speakers)]

@@ -146,7 +146,7 @@ class MultiTalkWav2VecEmbeds(Node):
 
     @classmethod
     def execute(cls, audio_encoder, layout, level, speakers, **too_many):
-        connected = inputs.in_order(speakers, too_many)
+        connected = inputs.people(speakers, too_many)
         voices = encode_voices(connected, as_encoder(audio_encoder), layout, level, Path(folder_paths.get_temp_directory()))
         return io.NodeOutput(voices, as_audio(*playable(voices.sound, voices.rate)), voices.frames)
 

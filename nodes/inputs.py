@@ -3,15 +3,16 @@
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..multitalk_core.casting import ABSENT
 from ..multitalk_core.places import SpeakerError
 from ..multitalk_core.speakers import MAX_SPEAKERS
 from .types import SPEAKER
 
 
-def speakers(tooltip, least=1):
+def speakers(tooltip):
     """A growing list of speakers; a socket also takes the several that MultiTalk Dialogue or Speaker Boxes hand on."""
     one = SPEAKER.Input("speaker", tooltip="From left to right in the picture; one, or several from MultiTalk Dialogue.")
-    template = io.Autogrow.TemplatePrefix(one, prefix="speaker_", min=least, max=MAX_SPEAKERS)
+    template = io.Autogrow.TemplatePrefix(one, prefix="speaker_", min=0, max=MAX_SPEAKERS)
     return io.Autogrow.Input("speakers", template=template, tooltip=tooltip)
 
 
@@ -27,6 +28,14 @@ def in_order(grown, too_many=()):
         )
     by_number = sorted(grown.items(), key=lambda item: int(item[0].rsplit("_", 1)[1]))
     return [value for _, value in by_number if value is not None]
+
+
+def people(grown, too_many=()):
+    """Who is connected to a growing input of speakers; the editor leaves out who is muted or bypassed, and others keep their numbers."""
+    connected = in_order(grown, too_many)
+    numbers = sorted(int(name.rpartition("_")[2]) for name, value in grown.items() if value is not None)
+    by_number = dict(zip(numbers, connected, strict=True))
+    return [by_number.get(number, ABSENT) for number in range(max(numbers, default=-1) + 1)]
 
 
 def seed(control=True):

@@ -165,7 +165,7 @@ class MultiTalkSpeakerBoxes(Node):
                     tooltip="What the four numbers of a BBOX are: corners, or a corner and a size. auto takes what all faces can be. "
                     "BOUNDING_BOX and masks need no telling.",
                 ),
-                inputs.speakers(least=0, tooltip="From MultiTalk Dialogue or MultiTalk Speaker; none to make masks and boxes alone."),
+                inputs.speakers(tooltip="From MultiTalk Dialogue or MultiTalk Speaker; none to make masks and boxes alone."),
             ],
             outputs=[
                 SPEAKER.Output(display_name="speakers", tooltip="All of them, for one speaker socket of MultiTalk Wav2Vec2 Embeds."),
@@ -179,13 +179,13 @@ class MultiTalkSpeakerBoxes(Node):
     def execute(cls, image, boxes, speakers, faces=None, bbox_format="auto", **too_many):
         height, width = image.shape[1:3]
         places = parse_places(boxes) or [Place(box) for box in ([] if faces is None else faces_of(faces, (height, width), bbox_format))]
-        connected = everyone(inputs.in_order(speakers, too_many))
+        connected = everyone(inputs.people(speakers, too_many))
         people = take_places(connected, places)
         if not people:
             raise SpeakerError("No box is drawn, no face was found, and no speaker is connected. Draw a box over each face.")
         masks = source_masks(people, height, width)
         boxes = bounding_boxes(masks)
-        return io.NodeOutput(people, masks, [boxes], ui=editor_view(image, people, boxes, len(connected)))
+        return io.NodeOutput(people, masks, [boxes], ui=editor_view(image, people, boxes, min(len(connected), len(people))))
 
 
 def bounding_boxes(masks):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.casting import Place, everyone, parse_places, take_places
+from multitalk_nodes.multitalk_core.casting import ABSENT, Place, everyone, parse_places, settled, take_places
+from multitalk_nodes.multitalk_core.notes import noting
 from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask, faces_of, mask_box, parse_box, pixel_box
 from multitalk_nodes.multitalk_core.speakers import Speaker, hearing_report, place_report, ref_target_masks, source_masks, token_masks
 
@@ -16,6 +17,30 @@ VOICE = torch.ones(1, 100)
 
 def voices(*names):
     return [Speaker(VOICE, 100, name=name) for name in names]
+
+
+# muted in the editor
+
+
+def test_where_nobody_has_a_place_the_part_of_who_is_absent_stays_silent():
+    anna, ben = voices("Anna", "Ben")
+    with noting() as notes:
+        assert settled([ABSENT, ben]) == (ABSENT, ben) and settled([anna, ben]) == (anna, ben)
+    assert notes == ["Speaker 1 is not connected (is the node muted or bypassed?). The others go on in their own places."]
+
+
+def test_where_others_have_places_who_is_absent_is_left_out():
+    ben = Speaker(VOICE, 100, box=RIGHT, name="Ben")
+    assert settled([ABSENT, ben]) == (ben,)
+
+
+def test_drawn_boxes_keep_their_owners_when_somebody_is_absent():
+    (ben,) = voices("Ben")
+    for places in ([Place(LEFT, speaker=1), Place(RIGHT, speaker=2)], [Place(LEFT), Place(RIGHT)]):
+        absent, placed = take_places([ABSENT, ben], places)
+        assert (absent.box, absent.waveform) == (LEFT, None) and (placed.name, placed.box) == ("Ben", RIGHT)
+    (placed,) = take_places([ABSENT, ben], [Place(RIGHT)])
+    assert (placed.name, placed.box) == ("Ben", RIGHT)
 
 
 # boxes as text

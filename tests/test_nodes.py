@@ -103,6 +103,19 @@ def test_sides_are_rounded_to_multiples_of_16_and_said(server, inputs):
     assert any("rounded to 80" in note for note in outputs["clip"][NOTES])
 
 
+def test_the_others_go_on_when_the_first_speaker_is_muted(server, inputs):
+    """The editor leaves a muted node out of the prompt, and what is connected to it."""
+    graph = Graph(speakers=2).set("image", image="two_faces_small.png")
+    del graph["speaker_1"], graph["audio_1"], graph["voices"]["inputs"]["speakers.speaker_0"]
+    graph["seen"] = node("MultiTalkPreviewSpeakers", image=["image", 0], speakers=["voices", 0], width=0, height=0)
+    prompt = {name: graph[name] for name in graph if name not in ("clip", "sample", "decode", "video", "save")}
+    outputs = server.run(prompt)
+    assert "Speaker 1 is not connected" in outputs["voices"][NOTES][0] and "Speaker 2: " in outputs["seen"]["text"][0]
+    del prompt["voices"]["inputs"]["speakers.speaker_1"]
+    with pytest.raises(NodeFailed, match="No speaker is connected; 1 to 4 were expected"):
+        server.run(prompt)
+
+
 def test_what_was_assumed_stands_in_the_result(server, inputs):
     """Two speakers without places, a large picture, and more voice than clip. Nothing is sampled."""
     graph = Graph(speakers=2).set("image", image="large.png")
