@@ -25,6 +25,7 @@ SAMPLES = 64  # numbers of a model's large tensor, and pieces of its large file,
 PIECE = 4096  # bytes
 SMALL, SMALL_WEIGHT = 64 * 2**20, 64 * 2**10  # bytes; a model's smaller files, and its smaller tensors, are looked at whole
 NO_FILES = {"custom_nodes", "datasets", "configs"}  # of folder_paths: folders that hold no models
+EDITORS = {"video-preview"}  # inputs that the editor adds where it shows a video; no node has them
 DEEP = 6  # levels of an object that are looked into
 
 Node = Mapping[str, Any]  # of a prompt: class_type and inputs
@@ -49,6 +50,8 @@ def job_key(node: str, lookup: Callable[[str], Node], ignored: frozenset[str], a
 def _node(node: Node, lookup: Callable[[str], Node], known: dict[str, str]) -> str:
     inputs = {}
     for name, value in sorted(node["inputs"].items()):
+        if name in EDITORS:
+            continue
         if is_link(value):
             if value[0] not in known:
                 known[value[0]] = _node(lookup(value[0]), lookup, known)

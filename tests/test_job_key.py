@@ -81,6 +81,11 @@ def test_inputs_of_the_node_that_change_no_pixel_do_not_matter(keys):
     assert key(keys, one, ignored=frozenset({"job_name"})) == key(keys, other, ignored=frozenset({"job_name"}))
 
 
+def test_what_the_editor_adds_where_it_shows_a_video_does_not_matter(keys):
+    shown = {"video-preview": ""}
+    assert key(keys, prompt(sample=shown, image=shown)) == key(keys, prompt())
+
+
 def test_a_file_under_the_same_name_with_other_content_matters(keys, tmp_path):
     before = key(keys, prompt())
     audio = tmp_path / "input" / "voice_1.wav"

@@ -27,11 +27,10 @@ function add(node) {
     const picture = Object.assign(document.createElement("img"), { className: "multitalk-clip", alt: "The last finished clip" })
     Object.assign(picture.style, { minHeight: `${HEIGHT}px`, objectFit: "contain", pointerEvents: "none" })
     node.addDOMWidget(WIDGET, "MULTITALK_CLIP_PREVIEW", picture, {
-        serialize: false, // not in the API's prompt
         hideInPanel: true, // there is one element only, and it belongs on the node
         hideOnZoom: false,
         getMinHeight: () => HEIGHT,
-    }).serialize = false // nor in the workflow
+    }).serialize = false // not in the workflow
     return picture
 }
 
@@ -62,10 +61,14 @@ app.registerExtension({
 
     nodeCreated(node) {
         if (node.comfyClass !== NODE) return
-        const executed = node.onExecuted
+        const { addDOMWidget, onExecuted } = node
+        node.addDOMWidget = function (name, type, element, options) {
+            // else the editor's own for the video is an input from the second run on, and ComfyUI makes everything anew
+            return addDOMWidget.call(this, name, type, element, { ...options, serialize: false })
+        }
         node.onExecuted = function (...values) {
             remove(node)
-            return executed?.apply(this, values)
+            return onExecuted?.apply(this, values)
         }
     },
 })
