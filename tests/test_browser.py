@@ -353,6 +353,8 @@ def test_a_long_videos_file_brings_its_graph_back(page, server, codec):
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
     found = "() => app.graph.nodes.find(node => node.type === 'MultiTalkLongVideo').widgets.find(widget => widget.name === 'seed').value"
     assert page.evaluate(found) == seed
+    settle(page)
+    page.locator(".p-blockui-mask").wait_for(state="detached")
     assert_no_complaints(page)
 
 
