@@ -14,10 +14,20 @@ from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE, mono_16k
 from multitalk_nodes.multitalk_core.audio_files import read_sound
 from multitalk_nodes.multitalk_core.dialogue import dialogue
 from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, voice_energy
-from multitalk_nodes.tests.graphs import ROOT, SAMPLES, video_of, workflow
+from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe, workflow
 from multitalk_nodes.tools.examples import EXAMPLES
 from multitalk_nodes.tools.model_files import FILES
-from multitalk_nodes.tools.workflows import ONLY_IN_THE_EDITOR, TITLE, slots, to_graph, to_prompt, with_defaults
+from multitalk_nodes.tools.workflows import (
+    ONLY_IN_THE_EDITOR,
+    ROOM,
+    SIZES,
+    TITLE,
+    UPLOADS,
+    slots,
+    to_graph,
+    to_prompt,
+    with_defaults,
+)
 
 import multitalk_tools_server as tools  # isort: skip
 
@@ -165,7 +175,20 @@ def test_nodes_do_not_overlap_and_lie_in_their_groups(name):
 
 def _box(node):
     (x, y), (width, height) = node["pos"], node["size"]
-    return x, y - TITLE, x + width, y + height
+    return x, y - TITLE, x + width, y + height + ROOM.get(node["type"], 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_that_show_something_have_room_for_it(object_info, name):
+    """As the editor draws them (both renderers, frontend 1.47) once a picture, a video of any shape, or a text is there."""
+    least = {"LoadImage": 300, "LoadVideo": 360, "PreviewAny": 140, "MultiTalkLongVideo": 1000}
+    for node in graph_of(name)["nodes"]:
+        if (info := object_info.get(node["type"])) is None:
+            continue
+        uploads = any(slot.options.get(flag) for slot in slots(info) for flag in UPLOADS)
+        if info["output_node"] or uploads:
+            assert node["type"] in SIZES | ROOM, f"how large does {node['type']} grow?"
+        assert node["size"][1] + ROOM.get(node["type"], 0) >= least.get(node["type"], 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,8 +248,12 @@ def test_those_for_the_published_models_make_one_of_the_demo_model(server, objec
 
 
 def assert_talks(server, prompt, name, frames):
-    """It makes a video of so many frames, in which every mouth follows its own voice and no other."""
-    video = video_of(server, prompt)
+    """It makes a video of so many frames, in which every mouth follows its own voice and no other; its own check says so, if it has one."""
+    outputs = server.run(prompt, timeout=900)
+    (file,) = [file for file in server.files(outputs) if file.suffix == ".mp4"]  # the rest are previews
+    video = Probe(file)
+    for report in [outputs[key]["text"][0] for key, node in prompt.items() if node["class_type"] == "MultiTalkSyncCheck"]:
+        assert report.startswith("All is as it should be."), report
     said = spoken(prompt)
     assert video.fps == 25 and video.count == frames
     assert video.shows_something()

@@ -34,7 +34,9 @@ TITLE, SLOT, WIDGET, WIDTH = 30, 20, 24, 290
 COLUMN_GAP, ROW_GAP, GROUP_PAD, GROUP_TITLE, BAND_GAP = 60, 70, 20, 50, 50
 SIZES = {"MultiTalkLoadAudio": (WIDTH, 208), "LoadImage": (WIDTH, 314), "SaveVideo": (400, 440), "MarkdownNote": (WIDTH + 40, 460)}
 SIZES |= {"MultiTalkSpeakerBoxes": (400, 460), "MultiTalkPreviewSpeakers": (400, 400), "MultiTalkSyncCheck": (480, 620)}
-SIZES |= {"MultiTalkDialogue": (WIDTH, 330)}
+SIZES |= {"MultiTalkDialogue": (WIDTH, 330), "CLIPTextEncode": (WIDTH, 110)}
+SIZES |= {"LoadVideo": (WIDTH, 364), "PreviewAny": (WIDTH, 180)}  # with what they show once it is there
+ROOM = {"SamplerCustomAdvanced": 220, "MultiTalkSampler": 220, "MultiTalkLongVideo": 330}  # below, for what they show when they run
 COLOURS = ("#8aa", "#88a", "#8a8", "#b58b2a")  # of the groups and their titles; some that the editor's menu offers
 
 VIEW = 0.75  # how large the graph is at first
@@ -256,8 +258,9 @@ def _arrange(nodes: Mapping[str, Any], layout: Bands) -> list[dict[str, Any]]:
                 members = [node for kind in column for node in nodes.values() if node["type"] == kind]
                 for node in members:
                     node["pos"] = [x, y]
-                    bottom = max(bottom, y + node["size"][1])
-                    y += node["size"][1] + TITLE + ROW_GAP
+                    height = node["size"][1] + ROOM.get(node["type"], 0)
+                    bottom = max(bottom, y + height)
+                    y += height + TITLE + ROW_GAP
                     placed.add(node["id"])
                 x += max([node["size"][0] for node in members], default=-COLUMN_GAP) + COLUMN_GAP
             right = x - COLUMN_GAP + GROUP_PAD
