@@ -22,7 +22,7 @@ from .audio import SAMPLE_RATE, mono_16k
 from .mouths import LONGEST, Place, opening, places, watch
 from .places import Box, SpeakerError
 from .speakers import Speaker, called
-from .sync import SHORTEST, correlation, speech_energy
+from .sync import SHORTEST, correlation, voice_energy
 from .voices import Voices
 from .wav2vec import FPS
 
@@ -201,7 +201,7 @@ def check_sync(
     seen = watch(parts, regions)
     frames = seen[0].pixels.shape[0]
     max_lag = max(0, min(max_lag, frames - SHORTEST))
-    voices = torch.stack([speech_energy(track, frames) for track in tracks])
+    voices = torch.stack([voice_energy(track, frames) for track in tracks])
     needed = [needed_correlation(voice) for voice in voices]
     found = [_mouth(region.pixels, voices, needed, max_lag) for region in seen]
     matrix = torch.tensor([mouth.row for mouth in found])

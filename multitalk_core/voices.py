@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, AudioError, Layout, is_inaudible, lay_out, mix, mono_16k, normalise_loudness, start_samples, without_offset
+from .audio import SAMPLE_RATE, AudioError, Layout, is_inaudible, lay_out, mix, mono_16k, normalise_loudness, start_samples
 from .casting import everyone, settled
 from .notes import note
 from .places import SpeakerError
@@ -61,7 +61,7 @@ def _voice(speaker: Speaker, level: bool, name: str) -> Tensor:
     """A silent speaker takes no time of a sequence; the zeros come with the layout."""
     if speaker.waveform is None:
         return torch.zeros(0)
-    voice = without_offset(mono_16k(speaker.waveform, speaker.rate))
+    voice = mono_16k(speaker.waveform, speaker.rate)
     if is_inaudible(voice):
         note(
             f"{capital(name)}: the audio is silent, so the mouth keeps still. Choose another file, stretch or channel, or set the role "
