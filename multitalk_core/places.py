@@ -24,6 +24,7 @@ Box = tuple[float, float, float, float]
 
 ROWS = re.compile(r"rows?\b:?", re.IGNORECASE)  # marks the official order
 HALVES: dict[str, Box] = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 1)}
+SOLID = 0.5  # of a mask's highest value; from there on a pixel counts
 SMALLEST = 2  # pixels; no box of a face is smaller
 EDGES = ("x", "y", "width", "height")  # of ComfyUI's BOUNDING_BOX
 
@@ -94,9 +95,14 @@ def box_mask(box: Box, height: int, width: int) -> Tensor:
     return mask
 
 
+def is_solid(mask: Tensor) -> Tensor:
+    """Where a mask counts: from one half of its highest value on, so that neither soft edges nor haze do, but a faint mask does."""
+    return (mask >= SOLID * mask.max()) & (mask > 0) if mask.numel() else mask > 0
+
+
 def mask_box(mask: Tensor) -> tuple[int, int, int, int] | None:
     """The box around a mask [H, W], in pixels; None around nothing."""
-    rows, columns = (mask > 0).any(dim=1).nonzero().flatten(), (mask > 0).any(dim=0).nonzero().flatten()
+    rows, columns = (is_solid(mask).any(dim=along).nonzero().flatten() for along in (1, 0))
     return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
 
 

@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .audio import sound_of
-from .places import Box, SpeakerError, box_mask, default_boxes
+from .notes import note
+from .places import Box, SpeakerError, box_mask, default_boxes, is_solid
 from .sizes import LATENT_STRIDE, fit_mask
 
 MAX_SPEAKERS = 4
 TRAINED = 2  # speakers that the published weights have seen
 FEW_TOKENS = 4
+SOFT_EDGE = 0.25  # of a mask's pixels; more soft ones than an edge has are said
 COUNTED = " (Speakers are counted from the left: speaker 1 is the input speaker_0.)"
 
 
@@ -35,7 +37,7 @@ class Speaker:
     waveform: Tensor | None = None  # [C, N] or [B, C, N]
     rate: int = 0  # Hz
     start: float | None = None  # s
-    mask: Tensor | None = None  # [H, W], above 0 is the speaker
+    mask: Tensor | None = None  # [H, W], the speaker is where it is solid (places.is_solid)
     box: Box | None = None
     name: str = ""
     played: tuple[Tensor, int] | None = None  # what is to be heard in the video ([C, N], Hz), where that is not the waveform
@@ -88,8 +90,11 @@ def source_masks(speakers: Sequence[Speaker], height: int, width: int) -> Tensor
     if not 1 <= len(speakers) <= MAX_SPEAKERS:
         raise SpeakerError(f"{len(speakers)} speakers were given; 1 to {MAX_SPEAKERS} were expected.")
     defaults = default_boxes(len(speakers), height, width)
-    masks = [_own_mask(s, default, height, width) for s, default in zip(speakers, defaults, strict=True)]
-    for number, mask in enumerate(masks, start=1):
+    masks = []
+    for number, (speaker, default) in enumerate(zip(speakers, defaults, strict=True), start=1):
+        _note_softness(speaker, number)
+        mask = _own_mask(speaker, default, height, width)
+        masks.append(mask)
         if not mask.any():
             raise SpeakerError(
                 f"The mask or box of speaker {number} covers nothing of the picture. Draw it over the speaker's face.{COUNTED}"
@@ -189,7 +194,17 @@ def check_places(tokens: Tensor) -> None:
             )
 
 
+def _note_softness(speaker: Speaker, number: int) -> None:
+    """Says where much of a mask does not count."""
+    if speaker.mask is None:
+        return
+    solid = int(is_solid(speaker.mask).sum())
+    soft = int((speaker.mask > 0).sum()) - solid
+    if soft > SOFT_EDGE * solid:
+        note(f"The mask of speaker {number} is soft or hazy: {solid} of {solid + soft} pixels count, from half its highest value on.")
+
+
 def _own_mask(speaker: Speaker, default: Box, height: int, width: int) -> Tensor:
     if speaker.mask is not None:
-        return fit_mask((speaker.mask[None].cpu() > 0).float(), height, width)[0]  # of another size: cropped as its picture was
+        return fit_mask(is_solid(speaker.mask[None].cpu()).float(), height, width)[0]  # of another size: cropped as its picture was
     return box_mask(speaker.box or default, height, width)

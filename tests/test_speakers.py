@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask, default_boxes, parse_box
+from multitalk_nodes.multitalk_core.notes import noting
+from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask, default_boxes, mask_box, parse_box
 from multitalk_nodes.multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 
 SIZE = (128, 192)
@@ -214,3 +215,23 @@ def test_a_face_under_the_others_is_named(order):
 def test_two_speakers_in_one_place_are_refused():
     with pytest.raises(SpeakerError, match="speaker 1 lies entirely under"):
         check_places(tokens(boxed((0, 0, 96, 128), (0, 0, 96, 128))))
+
+
+def test_haze_of_a_soft_mask_does_not_count_and_that_is_said():
+    """Two faces apart, each with a haze of 3/255 over the whole picture: a mask that a picture editor made."""
+    left, right = torch.full((2, 64, 128), 3 / 255)
+    left[16:48, 16:48] = right[16:48, 80:112] = 1.0
+    with noting() as notes:
+        masks = source_masks([Speaker(mask=left), Speaker(mask=right)], 64, 128)
+    assert torch.equal(masks, torch.stack([(left == 1).float(), (right == 1).float()]))
+    assert len(notes) == 2 and "1024 of 8192 pixels" in notes[0]
+    assert mask_box(left) == (16, 16, 48, 48)
+
+
+def test_a_soft_edge_is_not_worth_a_word():
+    mask = torch.zeros(64, 64)
+    mask[16:48, 16:48] = 0.3
+    mask[17:47, 17:47] = 1.0
+    with noting() as notes:
+        assert source_masks([Speaker(mask=mask)], 64, 64).sum() == 900
+    assert notes == []
