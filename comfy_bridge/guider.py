@@ -18,6 +18,8 @@ COND_NAMES: dict[Branch, str] = {"cond": "positive", "drop_text": "negative", "d
 class MultiTalkGuider(comfy.samplers.CFGGuider):
     """One, two or three evaluations a step; see multitalk_core.guidance."""
 
+    bare_is_meant = False  # a model without voices is run for comparison
+
     def __init__(
         self,
         model: comfy.model_patcher.ModelPatcher,
@@ -31,7 +33,8 @@ class MultiTalkGuider(comfy.samplers.CFGGuider):
         needed = {"positive": positive}
         if {"drop_text", "uncond"} & {*branches(text_scale, audio_scale)}:
             needed["negative"] = negative
-        check_prepared(model, needed)
+        if not self.bare_is_meant:
+            check_prepared(model, needed)
         self.text_scale, self.audio_scale, self.projection = text_scale, audio_scale, projection
         self.cfg = text_scale  # what core and other packs read
         self._projected: ProjectedGuidance | None = None

@@ -1,5 +1,6 @@
 """What ComfyUI asks for the nodes."""
 
+import sys
 from pathlib import Path
 
 from aiohttp import web
@@ -16,10 +17,9 @@ class MultiTalkExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> MultiTalkExtension:
-    from server import PromptServer
-
-    if hasattr(PromptServer, "instance"):  # else the nodes are loaded without a server
-        serve_help(PromptServer.instance.routes)
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None:  # else the nodes are loaded without one
+        serve_help(server.routes)
     return MultiTalkExtension()
 
 

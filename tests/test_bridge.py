@@ -287,10 +287,14 @@ def test_a_run_after_an_interrupt_gives_the_bits_of_a_fresh_one(tiny, wan, weigh
 
 
 def test_the_model_that_was_patched_stays_what_it_was(tiny, wan, weights):
+    from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider
     from multitalk_nodes.comfy_bridge.patches import hold_motion, motion_noise
     from multitalk_nodes.multitalk_core.generate import Motion
 
-    plain = guide(tiny, wan, weights, 4.0, 1.0)
+    class Bare(MultiTalkGuider):
+        bare_is_meant = True
+
+    plain = Bare(wan, *tiny.conditionings(weights, 2), 4.0, 1.0)
     before = run(tiny, plain)
     listening = patched(tiny, wan, weights)
     hold_motion(listening, Motion(tiny.known_latent()[:, :, :1], noised=False), motion_noise)

@@ -33,9 +33,14 @@ def starter(source: str, patience: float = 8) -> subprocess.Popen:
     return until_said([sys.executable, "-c", code], "ready")
 
 
+def hear_all() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def until_said(command: list[str], said: str, **more) -> subprocess.Popen:
-    # a shell that starts us in the background has Ctrl-C ignored, for our children, too
-    more |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
+    # a shell that starts us in the background has Ctrl-C ignored, and nohup hanging up, for our children, too
+    more |= {"preexec_fn": hear_all, "start_new_session": True}
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
     for line in program.stdout:
         if said in line:
