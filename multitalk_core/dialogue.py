@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .audio import AudioError, mix, mono_16k, to_mono
+from .label_forms import same_person
 from .speakers import MAX_SPEAKERS, Speaker
 from .sync import voice_energy
 from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
@@ -40,8 +41,8 @@ def in_turn(sounds: Sequence[Sound], order: str, pause: float, names: Sequence[s
         raise TimelineError(
             f"{len(sounds)} clips are connected, but {len(who)} speakers are named in turn. Write one for each, such as A, B, A."
         )
-    places = {name.casefold(): place for place, name in enumerate(known)}
-    turns = turns_of_clips([_seconds(sound) for sound in sounds], pause, [places[name.casefold()] for name in who])
+    places = {same_person(name): place for place, name in enumerate(known)}
+    turns = turns_of_clips([_seconds(sound) for sound in sounds], pause, [places[same_person(name)] for name in who])
     return _laid(sounds, turns, known)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import MultiTalkError
+from .label_forms import BRACKETED, bare, same_person
 from .labels import NobodyKnows, who_speaks
 from .notes import note
 from .times import BETWEEN, TIME, ordinary, read_list, seconds_of
@@ -22,7 +23,7 @@ Sound = tuple[Tensor, int]
 
 SUBTITLES = re.compile(r"-->|\[Script Info\]|^Dialogue:", re.MULTILINE)  # SRT and WebVTT, and what other formats pysubs2 tells apart
 FADE = 0.005  # s; a turn that is cut out of a recording begins and ends without a click
-NAME = r"(?:(?P<name>[^\W\d][^:,;\n]*?\s*:\s*|[^:,;\n]+?\s*:\s+))?"
+NAME = r"(?:(?P<name>(?:[^\W\d]|[\[(<【])[^:,;\n]*?\s*:\s*|[^:,;\n]+?\s*:\s+|[\[【][^\]】,;\n]+[\]】]\s*))?"
 ENTRY = re.compile(rf"{NAME}(?P<start>{TIME})\s*s?\s*{BETWEEN}\s*(?P<stop>{TIME})?\s*s?")
 EXAMPLE = "'A: 0-3.2, B: 3.2-7'"
 NUMBERED = re.compile(r"[A-Da-d1-4]")  # names that say which speaker they are
@@ -81,7 +82,7 @@ def parse_names(text: str) -> tuple[str, ...]:
         TimelineError: a name twice.
     """
     names = tuple(name.strip() for name in re.split(r"[,;\n]", ordinary(text)) if name.strip())
-    if len({name.casefold() for name in names}) < len(names):
+    if len({same_person(name) for name in names}) < len(names):
         raise TimelineError(f"'{text}' has a name twice. Give every speaker another one.")
     return names
 
@@ -99,11 +100,11 @@ def parse_turns(text: str, seconds: float, names: Sequence[str] = ()) -> Timelin
         ImportError: subtitles without pysubs2.
     """
     subtitled = SUBTITLES.search(text) is not None
-    spoken = _subtitles(text, names) if subtitled else _entries(text)
+    spoken = _subtitles(text, names) if subtitled else _without_asides(_entries(text), names)
     if not spoken:
         raise TimelineError(f"Nobody is said to speak. Write who speaks when, such as {EXAMPLE}, or paste subtitles with names.")
     order = speaking_order([name for name, *_ in spoken], names)
-    places = {name.casefold(): place for place, name in enumerate(order)}
+    places = {same_person(name): place for place, name in enumerate(order)}
     turns = []
     for name, start, stop in spoken:
         if start >= seconds and subtitled and any(begin < seconds for _, begin, _ in spoken):
@@ -112,13 +113,13 @@ def parse_turns(text: str, seconds: float, names: Sequence[str] = ()) -> Timelin
             raise TimelineError(f"{name} is to speak from {start:g} s on, but the audio ends at {seconds:.2f} s.")
         if stop <= start:
             raise TimelineError(f"{name}'s turn at {start:g} s ends before it begins. Write the earlier time first, such as {EXAMPLE}.")
-        turns.append(Turn(places[name.casefold()], start, min(stop, seconds)))
+        turns.append(Turn(places[same_person(name)], start, min(stop, seconds)))
     return Timeline(tuple(order), tuple(sorted(turns, key=lambda turn: (turn.start, turn.speaker))))
 
 
 def _entries(text: str) -> list[tuple[str, float, float]]:
     try:
-        return read_list(text, _listed)
+        return read_list(text, _listed, decimal_alone=False)
     except TimelineError:
         raise
     except ValueError as error:
@@ -131,10 +132,27 @@ def _listed(text: str) -> list[tuple[str, float, float]]:
         if not entry.strip():
             continue
         match = ENTRY.fullmatch(entry.strip())
-        name = match["name"].strip().removesuffix(":").strip() if match and match["name"] else found[-1][0] if found else ""
+        name = _unbracketed(match["name"]) if match and match["name"] else found[-1][0] if found else ""
         if match is None or not name:
             raise TimelineError(f"'{entry.strip()}' does not say who speaks when. Write a list such as {EXAMPLE}, in seconds.")
         found.append((name, seconds_of(match["start"]), seconds_of(match["stop"]) if match["stop"] else math.inf))
+    return found
+
+
+def _unbracketed(name: str) -> str:
+    name = name.strip().removesuffix(":").strip()
+    found = BRACKETED.fullmatch(name)
+    return next(inside for inside in found.groups() if inside).strip() if found else name
+
+
+def _without_asides(spoken: list[tuple[str, float, float]], names: Sequence[str]) -> list[tuple[str, float, float]]:
+    """ "Anna (guest)" is Anna where she is named so elsewhere; without that, it may be what tells two Annas apart."""
+    known = {same_person(name): name for name in names}
+    plainly = known or {same_person(name): name for name, *_ in spoken}
+    found = []
+    for name, start, stop in spoken:
+        short = bare(name, known)
+        found.append((short if same_person(short) in plainly else name, start, stop))
     return found
 
 
@@ -162,13 +180,14 @@ def speaking_order(spoken: Iterable[str], names: Sequence[str]) -> list[str]:
     """The speakers from left to right: `names`, else letters and numbers by themselves, else in the order in which they come."""
     come: dict[str, str] = {}
     for name in spoken:
-        come.setdefault(name.casefold(), name)
+        come.setdefault(same_person(name), name)
     if not names:
         numbered = all(NUMBERED.fullmatch(name) for name in come.values())
         return sorted(come.values(), key=str.casefold) if numbered else list(come.values())
-    known = {name.casefold() for name in names}
+    known = {same_person(name) for name in names}
     if strangers := [name for key, name in come.items() if key not in known]:
-        raise TimelineError(f"{', '.join(strangers)} {'speak' if len(strangers) > 1 else 'speaks'}, but the names are {', '.join(names)}.")
+        speaks = f"{', '.join(strangers)} {'speak' if len(strangers) > 1 else 'speaks'}"
+        raise TimelineError(f"{speaks}, but the names are {', '.join(names)}. Write one of these, or add to the names.")
     return list(names)
 
 

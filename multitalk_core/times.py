@@ -8,10 +8,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Full-width letters, digits and signs, and other dashes and separators, as the ones that are read here; one for one
-ORDINARY = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-ORDINARY |= {ord("、"): ord(";"), ord("〜"): ord("~"), ord("−"): ord("-"), 0x3000: ord(" ")}
-BETWEEN = r"(?:[-–—~]|to\b|until\b)"  # two times
+# Full-width letters, digits and signs, other dashes and separators, and what cannot be seen, as the ones that are read here; one for one
+OTHERS = {
+    "-": "‐‑‒–—―−﹣→",
+    "~": "〜∼",
+    ":": "∶﹕",
+    ",": "﹐،",
+    ";": "、﹔؛､",
+    ".": "﹒",
+    " ": "\u3000\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff",
+}
+ORDINARY = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+ORDINARY |= {ord(other): sign for sign, others in OTHERS.items() for other in others}
+BETWEEN = r"(?:->?|~|(?:to|until|till|bis)(?![^\W\d])|至|到)"  # two times, in ordinary signs
+WIDE_COMMA = re.compile(r"[，﹐،]")  # never a decimal one in a list
 DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 
 TIME = r"\d+(?::\d{1,2}){0,2}(?:\.\d*)?"  # 5, 5.5, 1:30, 1:02:03.5
@@ -41,25 +51,28 @@ def with_decimal_points(text: str) -> str:
     return DECIMAL_COMMA.sub(".", text)
 
 
-def read_list(text: str, read: Callable[[str], T]) -> T:
+def read_list(text: str, read: Callable[[str], T], decimal_alone: bool = True) -> T:
     """What `read` makes of a list of times in which a comma between two digits may be a decimal one ("0,8").
 
+    Args:
+        decimal_alone: a comma is a decimal one where `read` makes nothing of the list otherwise; if not, that needs other separators.
     Raises:
         ValueError: `read`'s, or both readings are possible: they are shown.
     """
-    text = ordinary(text)
+    text = ordinary(WIDE_COMMA.sub("; ", text))
     if not DECIMAL_COMMA.search(text):
         return read(text)
     apart, decimal = DECIMAL_COMMA.sub("; ", text), with_decimal_points(text)
-    found: list[T] = []
+    found: dict[str, T] = {}
     problem: ValueError | None = None
     for reading in (apart, decimal):
         try:
-            found.append(read(reading))
+            found[reading] = read(reading)
         except ValueError as error:
             problem = problem or error
-    if len(found) > 1 and found[0] != found[1]:
-        raise ValueError(f"'{text}' can be read in two ways. Write '{apart}' or '{decimal}'.")
     if not found:
         raise problem or ValueError(text)
-    return found[0]
+    doubtful = not decimal_alone and not re.search(r"[;\n]", text)
+    if decimal in found and (found[decimal] != found[apart] if apart in found else doubtful):
+        raise ValueError(f"'{text}' can be read in two ways: is the comma a decimal one? Write '{apart}' or '{decimal}'.")
+    return next(iter(found.values()))
