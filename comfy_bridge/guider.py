@@ -18,8 +18,6 @@ COND_NAMES: dict[Branch, str] = {"cond": "positive", "drop_text": "negative", "d
 class MultiTalkGuider(comfy.samplers.CFGGuider):
     """One, two or three evaluations a step; see multitalk_core.guidance."""
 
-    bare_is_meant = False  # a model without voices is run for comparison
-
     def __init__(
         self,
         model: comfy.model_patcher.ModelPatcher,
@@ -30,11 +28,6 @@ class MultiTalkGuider(comfy.samplers.CFGGuider):
         projection: Projection | None = None,
     ) -> None:
         super().__init__(model)
-        needed = {"positive": positive}
-        if {"drop_text", "uncond"} & {*branches(text_scale, audio_scale)}:
-            needed["negative"] = negative
-        if not self.bare_is_meant:
-            check_prepared(model, needed)
         self.text_scale, self.audio_scale, self.projection = text_scale, audio_scale, projection
         self.cfg = text_scale  # what core and other packs read
         self._projected: ProjectedGuidance | None = None
@@ -94,3 +87,23 @@ class MultiTalkGuider(comfy.samplers.CFGGuider):
             "model_options": model_options,
             "input": x,
         }
+
+
+def guide(
+    model: comfy.model_patcher.ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning,
+    text_scale: float,
+    audio_scale: float,
+    projection: Projection | None = None,
+) -> MultiTalkGuider:
+    """A guider of what a user connected.
+
+    Raises:
+        SpeakerError: the model, or a prompt that is evaluated, did not go through MultiTalk Conditioning.
+    """
+    needed = {"positive": positive}
+    if {"drop_text", "uncond"} & {*branches(text_scale, audio_scale)}:
+        needed["negative"] = negative
+    check_prepared(model, needed)
+    return MultiTalkGuider(model, positive, negative, text_scale, audio_scale, projection)

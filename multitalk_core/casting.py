@@ -13,8 +13,6 @@ from .speakers import COUNTED, MAX_SPEAKERS, Speaker, called, capital
 
 LARGEST = 1e6  # pixels
 STATE = '[{"box": [0.1, 0.1, 0.4, 0.9], "name": "Anna", "speaker": 1}, {"box": [0.6, 0.1, 0.9, 0.9], "silent": true}]'
-
-
 ABSENT = Speaker()  # whose node is muted or bypassed in the editor: silent, and the others keep their numbers and places
 
 

@@ -119,7 +119,7 @@ def parse_turns(text: str, seconds: float, names: Sequence[str] = ()) -> Timelin
 
 def _entries(text: str) -> list[tuple[str, float, float]]:
     try:
-        return read_list(text, _listed, decimal_alone=False)
+        return read_list(text, _listed)
     except TimelineError:
         raise
     except ValueError as error:

@@ -51,11 +51,11 @@ def with_decimal_points(text: str) -> str:
     return DECIMAL_COMMA.sub(".", text)
 
 
-def read_list(text: str, read: Callable[[str], T], decimal_alone: bool = True) -> T:
+def read_list(text: str, read: Callable[[str], T]) -> T:
     """What `read` makes of a list of times in which a comma between two digits may be a decimal one ("0,8").
 
-    Args:
-        decimal_alone: a comma is a decimal one where `read` makes nothing of the list otherwise; if not, that needs other separators.
+    A reading of which `read` makes nothing is none.
+
     Raises:
         ValueError: `read`'s, or both readings are possible: they are shown.
     """
@@ -72,7 +72,6 @@ def read_list(text: str, read: Callable[[str], T], decimal_alone: bool = True) -
             problem = problem or error
     if not found:
         raise problem or ValueError(text)
-    doubtful = not decimal_alone and not re.search(r"[;\n]", text)
-    if decimal in found and (found[decimal] != found[apart] if apart in found else doubtful):
+    if len(found) > 1 and found[apart] != found[decimal]:
         raise ValueError(f"'{text}' can be read in two ways: is the comma a decimal one? Write '{apart}' or '{decimal}'.")
     return next(iter(found.values()))

@@ -1,11 +1,11 @@
 """What ComfyUI asks for the nodes."""
 
-import sys
 from pathlib import Path
 
 from aiohttp import web
 from comfy_api.latest import ComfyExtension, io
 
+from ..comfy_bridge.messages import running_server
 from . import NODES
 
 ROOT = Path(__file__).parents[1]
@@ -17,8 +17,7 @@ class MultiTalkExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> MultiTalkExtension:
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if server is not None:  # else the nodes are loaded without one
+    if (server := running_server()) is not None:
         serve_help(server.routes)
     return MultiTalkExtension()
 

@@ -7,6 +7,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
 from ..comfy_bridge.long_video import Settings, long_video
+from ..comfy_bridge.messages import is_watched, tell
 from ..comfy_bridge.output import OutputPlace, made_with
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
@@ -19,7 +20,6 @@ from ..multitalk_core.windows import parse_cuts
 from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES
-from .watcher import Watcher
 
 NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
 
@@ -96,8 +96,6 @@ class MultiTalkLongVideo(Node):
 
     @classmethod
     def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **settings):
-        from server import PromptServer  # it is there when nodes run
-
         if (image is None) == (video is None):
             raise ValueError("Connect either an image or a video: the people in it talk.")
         with ExitStack() as stack:
@@ -115,9 +113,8 @@ class MultiTalkLongVideo(Node):
             codec = CODECS[settings["codec"]]
             job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
             place = OutputPlace(settings["filename_prefix"], codec.suffix)
-            watcher = Watcher(PromptServer.instance, cls.hidden.unique_id)
             about = made_with(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-            out, report = work.make(job, codec, place, watcher.tell, settings["keep_job"], about, watcher.is_there)
+            out, report = work.make(job, codec, place, tell, settings["keep_job"], about, is_watched())
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
         shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(out)), sound, report, ui=shown)

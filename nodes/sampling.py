@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..comfy_bridge.clip import decode_clip
-from ..comfy_bridge.guider import MultiTalkGuider as Guider
+from ..comfy_bridge.guider import guide
 from ..comfy_bridge.sampling import sample_clip
 from ..comfy_bridge.step_cache import cache_steps
 from ..multitalk_core.guidance import Projection
@@ -36,7 +36,7 @@ class MultiTalkGuider(Node):
     @classmethod
     def execute(cls, model, positive, negative, text_scale, audio_scale, apg, apg_momentum, apg_threshold):
         projection = Projection(apg_momentum, apg_threshold) if apg else None
-        return io.NodeOutput(Guider(model, positive, negative, text_scale, audio_scale, projection))
+        return io.NodeOutput(guide(model, positive, negative, text_scale, audio_scale, projection))
 
 
 class MultiTalkScheduler(Node):
@@ -79,7 +79,7 @@ class MultiTalkSampler(Node):
         cls, model, positive, negative, latent, seed, steps, shift, text_scale, audio_scale, sampler_name, apg, apg_momentum, apg_threshold
     ):
         projection = Projection(apg_momentum, apg_threshold) if apg else None
-        guider = Guider(model, positive, negative, text_scale, audio_scale, projection)
+        guider = guide(model, positive, negative, text_scale, audio_scale, projection)
         return io.NodeOutput(sample_clip(guider, latent, sigmas(steps, shift), sampler_name, seed))
 
 

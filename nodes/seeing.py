@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..comfy_bridge.clip import PICTURE, fit_speakers
 from ..comfy_bridge.conditioning import PictureError
-from ..comfy_bridge.guider import MultiTalkGuider as Guider
+from ..comfy_bridge.guider import guide
 from ..comfy_bridge.label_map import watch_maps
 from ..multitalk_core.casting import everyone
 from ..multitalk_core.guidance import Projection
@@ -83,7 +83,7 @@ class MultiTalkLabelMap(Node):
         if PICTURE not in latent:
             raise PictureError("The latent has lost its picture. Connect the latent of MultiTalk Conditioning directly.")
         projection = Projection(apg_momentum, apg_threshold) if apg else None
-        guider = Guider(model, positive, negative, text_scale, audio_scale, projection)
+        guider = guide(model, positive, negative, text_scale, audio_scale, projection)
         maps, masks = watch_maps(guider, latent, sigmas(steps, shift), sampler_name, seed, block, step)
         at = min(latent_frames(round(second * FPS) + 1) - 1, maps.shape[1] - 1)
         shown = labels_picture(latent[PICTURE][0], maps[:, at])[None]

@@ -287,14 +287,10 @@ def test_a_run_after_an_interrupt_gives_the_bits_of_a_fresh_one(tiny, wan, weigh
 
 
 def test_the_model_that_was_patched_stays_what_it_was(tiny, wan, weights):
-    from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider
     from multitalk_nodes.comfy_bridge.patches import hold_motion, motion_noise
     from multitalk_nodes.multitalk_core.generate import Motion
 
-    class Bare(MultiTalkGuider):
-        bare_is_meant = True
-
-    plain = Bare(wan, *tiny.conditionings(weights, 2), 4.0, 1.0)
+    plain = guide(tiny, wan, weights, 4.0, 1.0)
     before = run(tiny, plain)
     listening = patched(tiny, wan, weights)
     hold_motion(listening, Motion(tiny.known_latent()[:, :, :1], noised=False), motion_noise)
@@ -405,26 +401,30 @@ class TestRefusals:
             patched(tiny, tiny.wan(dim=dim, layers=layers), weights)
 
     def test_a_conditioning_without_audio(self, tiny, wan, weights):
-        from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider
+        from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider, guide
+        from multitalk_nodes.multitalk_core.model import WeightsError
         from multitalk_nodes.multitalk_core.places import SpeakerError
 
+        bare = (patched(tiny, wan, weights), *tiny.prompts(), 4.0, 1.0)
         with pytest.raises(SpeakerError, match="Positive and negative did not go through MultiTalk Conditioning"):
-            MultiTalkGuider(patched(tiny, wan, weights), *tiny.prompts(), 4.0, 1.0)
+            guide(*bare)
+        with pytest.raises(WeightsError, match="a conditioning has none"):  # where core's nodes run it
+            run(tiny, MultiTalkGuider(*bare))
 
-    @pytest.mark.parametrize(("text_scale", "why"), [(4.0, "Model did not go through"), (1.0, "Model did not go through")])
-    def test_a_model_from_before_the_conditioning(self, tiny, wan, weights, text_scale, why):
+    def test_a_model_from_before_the_conditioning(self, tiny, wan, weights):
+        from multitalk_nodes.comfy_bridge.guider import guide
         from multitalk_nodes.multitalk_core.places import SpeakerError
 
-        with pytest.raises(SpeakerError, match=why):
-            guide(tiny, wan, weights, text_scale, 1.0)
+        with pytest.raises(SpeakerError, match="Model did not go through"):
+            guide(wan, *tiny.conditionings(weights, 2), 4.0, 1.0)
 
     def test_a_negative_that_is_not_asked_for_may_be_bare(self, tiny, wan, weights):
-        from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider
+        from multitalk_nodes.comfy_bridge.guider import guide
 
-        positive, negative = tiny.conditionings(weights, 2)[0], tiny.prompts()[1]
-        MultiTalkGuider(patched(tiny, wan, weights), positive, negative, 1.0, 4.0)
+        prompts = (patched(tiny, wan, weights), tiny.conditionings(weights, 2)[0], tiny.prompts()[1])
+        guide(*prompts, 1.0, 4.0)
         with pytest.raises(ValueError, match="Negative did not go through"):
-            MultiTalkGuider(patched(tiny, wan, weights), positive, negative, 4.0, 4.0)
+            guide(*prompts, 4.0, 4.0)
 
     @pytest.mark.parametrize(("cut", "told"), [((slice(None, -1), slice(None)), "frames"), ((slice(None), slice(None, -2)), "pixels")])
     def test_a_latent_of_another_length_or_size(self, tiny, wan, weights, cut, told):

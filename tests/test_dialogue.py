@@ -215,7 +215,7 @@ def test_where_only_changes_are_marked_two_take_turns_and_that_is_said():
     who, (said,) = spoken("Hi [SPEAKER_TURN]", "Ho", "ho [SPEAKER_TURN]", "hi", names=["Anna", "Ben"])
     assert who == ["Anna", "Ben", "Ben", "Anna"] and "is a guess" in said
     assert spoken("- Hi\n- Ho", names=["Anna", "Ben"])[0] == ["Anna", "Ben"]
-    with pytest.raises(TimelineError, match="'>> Ho'|'Ho' does not say who speaks"):
+    with pytest.raises(TimelineError, match="'Ho' does not say who speaks"):
         spoken("Anna: Hi", "Ben: Hi", "Cleo: Hi", ">> Ho")
 
 

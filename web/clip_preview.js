@@ -11,9 +11,9 @@ const WIDGET = "clip_preview"
 const HEIGHT = 220 // pixels, as the editor gives its own
 
 /** The node that "12:5" names: number 5 inside of the subgraph node 12. */
-function nodeAt(path) {
+export function nodeAt(path) {
     const [inner, ...outer] = String(path).split(":").reverse()
-    const graph = outer.reduceRight((graph, id) => graph?.getNodeById(id)?.subgraph, app.rootGraph)
+    const graph = outer.reduceRight((graph, id) => graph?.getNodeById(id)?.subgraph, app.rootGraph ?? app.graph)
     return graph?.getNodeById(inner)
 }
 

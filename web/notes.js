@@ -5,6 +5,7 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { nodeAt } from "./clip_preview.js"
 
 const PACK = "MultiTalk"
 const NOTES = "multitalk_notes" // nodes/base.py
@@ -23,12 +24,6 @@ const STYLE = `
 .multitalk-notes .table { white-space: pre; font-family: monospace; }
 .multitalk-notes .note { border-left: 3px solid rgb(255, 159, 67); padding-left: 6px; margin-bottom: 4px; }
 `
-
-/** The node of ours with that number in the graph that is shown. */
-function ofOurs(id) {
-    const node = app.graph.nodes.find((node) => String(node.id) === String(id))
-    return node?.comfyClass?.startsWith(PACK) ? node : undefined
-}
 
 const isText = (text) => typeof text === "string" && text !== ""
 
@@ -75,23 +70,19 @@ function lines(texts, width) {
     return texts.reduce((sum, text) => sum + text.split("\n").reduce((all, line) => all + rows(line, !TABLE.test(text)), 0), 0)
 }
 
-function showResult(node, output) {
-    show(node, output?.[NOTES] ?? [], output?.text ?? [])
-}
-
 app.registerExtension({
     name: "MultiTalk.Notes",
 
     setup() {
         document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }))
         api.addEventListener(NOTES, ({ detail }) => {
-            const node = ofOurs(detail.node)
+            const node = nodeAt(detail.node)
             if (node) show(node, detail.notes, [])
         })
         // a node that runs without a word sends no result; one that is not run again keeps what it said
         api.addEventListener("executing", ({ detail }) => {
-            const node = ofOurs(detail)
-            if (node) show(node, [], [])
+            const node = nodeAt(detail)
+            if (node?.comfyClass?.startsWith(PACK)) show(node, [], [])
         })
     },
 
@@ -100,7 +91,7 @@ app.registerExtension({
         const { onExecuted } = node
         node.onExecuted = function (output) {
             const result = onExecuted?.apply(this, arguments)
-            showResult(this, output)
+            show(this, output?.[NOTES] ?? [], output?.text ?? [])
             return result
         }
     },

@@ -48,8 +48,6 @@ class Latents:
 class RecordingGuider(MultiTalkGuider):
     """The product's guider that also keeps every step's velocities and their sum."""
 
-    bare_is_meant = True  # item 05 has a case without audio
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.velocities: list[dict[str, Tensor]] = []
