@@ -134,7 +134,7 @@ class Bar:
             return "the connection was lost; connecting again"
         seconds = time.monotonic() - self._began
         if not progress.of:
-            return f"{seconds:5.0f} s  {self._text}"
+            return f"{seconds:5.0f} s  {self._text or 'running'}"
         full = BAR * progress.done // progress.of
         return f"{seconds:5.0f} s [{'#' * full}{'.' * (BAR - full)}] {progress.done}/{progress.of} {self._text}"
 
