@@ -11,7 +11,7 @@ import torch
 from .audio import AudioError, mix, mono_16k, to_mono
 from .label_forms import same_person
 from .speakers import MAX_SPEAKERS, Speaker
-from .sync import voice_energy
+from .sync import speech_energy
 from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
 from .times import ordinary, read_list, seconds_of
 from .wav2vec import FPS, video_frames
@@ -138,7 +138,7 @@ def _laid(sounds: Sequence[Sound], turns: Sequence[Turn], names: Sequence[str]) 
 
 def _active(track: Sound) -> list[tuple[float, float]]:
     voice = mono_16k(*track)
-    return spans(voice_energy(voice, video_frames(len(voice))), FPS)
+    return spans(speech_energy(voice, video_frames(len(voice))), FPS)
 
 
 def _only(sounds: Sequence[Sound], mode: str) -> Sound:

@@ -22,7 +22,7 @@ from .audio import SAMPLE_RATE, mono_16k
 from .mouths import LONGEST, Place, opening, places, watch
 from .places import Box, SpeakerError
 from .speakers import Speaker, called
-from .sync import SHORTEST, correlation, voice_energy
+from .sync import SHORTEST, correlation, speech_energy
 from .voices import Voices
 from .wav2vec import FPS
 
@@ -37,6 +37,7 @@ LEAST_SPOKEN = 10  # frames that a voice must sound in
 LEAST_CHANGE = 0.1  # standard deviation of a voice's loudness where it speaks; a hum has less
 ALSO = 0.2  # of correlation with another voice, beyond what the voices have in common, that is worth a word
 BETTER = 0.1  # correlation by which another voice must win
+LIKELIER = 0.01  # of correlation less, and the likelier place is taken as the mouth: an upper lip alone follows as well as all of it
 TOLERATED = 1  # frames that a mouth may be late or early: a video frame is 40 ms, and lips begin before voices do
 STILL = 0.05  # of opening, between the quietest and the widest fifth of frames: a mouth that keeps still; blinks are shorter
 SLOW = 25  # frames; what changes more slowly than a second (light, a head that turns) is taken out of all curves
@@ -201,7 +202,7 @@ def check_sync(
     seen = watch(parts, regions)
     frames = seen[0].pixels.shape[0]
     max_lag = max(0, min(max_lag, frames - SHORTEST))
-    voices = torch.stack([voice_energy(track, frames) for track in tracks])
+    voices = torch.stack([speech_energy(track, frames) for track in tracks])
     needed = [needed_correlation(voice) for voice in voices]
     found = [_mouth(region.pixels, voices, needed, max_lag) for region in seen]
     matrix = torch.tensor([mouth.row for mouth in found])
@@ -233,7 +234,8 @@ class _Mouth:
 def _mouth(pixels: Tensor, voices: Tensor, needed: Sequence[float], max_lag: int) -> _Mouth:
     """The place of a region's small pictures [F, h, w] that follows any of the voices [S, F] best.
 
-    How far a mouth moves is told by the liveliest place, because one that keeps still follows nothing wherever it is.
+    Of places that follow about as well, the mouth is where one is likelier: `places` has the likeliest first. How far it moves is told by
+    the liveliest place, because a mouth that keeps still follows nothing wherever it is.
     """
     if voices.shape[1] < SHORTEST:
         place = places(pixels)[0]
@@ -244,8 +246,10 @@ def _mouth(pixels: Tensor, voices: Tensor, needed: Sequence[float], max_lag: int
         mouth = opening(pixels, place)
         row = [correlation(_quick(mouth), _quick(voice), max_lag) for voice in voices]
         tried.append(_Mouth(place, mouth, row, _moves(mouth)))
-    best = max(tried, key=lambda mouth: max(mouth.row[j][0] for j in telling))
-    return replace(best, moves=max(mouth.moves for mouth in tried))
+    follows = [max(mouth.row[j][0] for j in telling) for mouth in tried]
+    best = max(follows)
+    place = next(mouth.place for mouth, value in zip(tried, follows, strict=True) if value >= best - LIKELIER)
+    return replace(tried[follows.index(best)], place=place, moves=max(mouth.moves for mouth in tried))
 
 
 def video_parts(frame: Callable[[int], Tensor], frames: int, part: int) -> Iterator[Tensor]:

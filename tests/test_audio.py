@@ -22,6 +22,7 @@ from multitalk_nodes.multitalk_core.audio import (
     playable,
     resample,
     start_samples,
+    without_hum,
 )
 
 RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 192_000]
@@ -300,3 +301,11 @@ def test_what_players_do_not_know_is_made_playable(rate, channels):
 def test_playable_sound_is_kept_bit_for_bit():
     stereo = noise(2, 1000)
     assert torch.equal(playable(stereo, 44_100)[0], stereo)
+
+
+@pytest.mark.parametrize(("hertz", "left"), [(0, 1e-6), (20, 1e-3), (50, 0.04), (60, 0.07), (200, 1.001), (1000, 1.001)])
+def test_what_is_below_speech_does_not_count(hertz, left):
+    tone = torch.cos(2 * torch.pi * hertz * torch.arange(2 * SAMPLE_RATE) / SAMPLE_RATE)
+    heard = without_hum(tone)[SAMPLE_RATE:]
+    share = float(heard.square().mean().sqrt() / tone.square().mean().sqrt())
+    assert share <= left and (left < 1 or share > 0.9)

@@ -316,6 +316,16 @@ def test_channels_are_speakers_and_the_recording_is_played_once():
         dialogue([noise(1)], "channels")
 
 
+@pytest.mark.parametrize("hertz", [0, 50, 60])
+def test_an_offset_or_a_hum_on_a_channel_is_nobody_speaking(hertz):
+    """As loud as a fifth of the voice, all the time."""
+    seconds = torch.arange(2 * RATE) / RATE
+    left, right = noise(2)[0], torch.nn.functional.pad(noise(1, seed=1)[0], (RATE, 0))
+    soiled = right + 0.02 * torch.cos(2 * torch.pi * hertz * seconds)
+    clean, made = (dialogue([(torch.cat([left, other]), RATE)], "channels").timeline.of(1) for other in (right, soiled))
+    assert [(turn.start, turn.stop) for turn in made] == [(turn.start, turn.stop) for turn in clean]
+
+
 def test_four_channels_are_four_speakers_at_their_own_level():
     quiet = 0.1 * noise(1, channels=4)[0]  # louder ones are scaled down as a whole
     made = dialogue([(quiet, RATE)], "channels")

@@ -15,7 +15,7 @@ from multitalk_nodes.multitalk_core.mouths import LONGEST, SIDE, VideoError, ope
 from multitalk_nodes.multitalk_core.places import SpeakerError
 from multitalk_nodes.multitalk_core.sources import VideoSource
 from multitalk_nodes.multitalk_core.speakers import Speaker
-from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, voice_energy
+from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, speech_energy, voice_energy
 from multitalk_nodes.multitalk_core.sync_check import LEAST_FRAMES, check_sync, needed_correlation, own_tracks, video_parts
 from multitalk_nodes.multitalk_core.sync_picture import sync_picture
 from multitalk_nodes.multitalk_core.voices import Voices
@@ -306,3 +306,41 @@ def test_the_node_checks_what_the_pack_made_as_images_and_as_video(server):
         graph["check"] = node("MultiTalkSyncCheck", **given, **settings)
         with pytest.raises(NodeFailed, match="Connect either a video or images"):
             server.run(graph.prompt())
+
+
+# -- recordings that are not clean: an offset, a hum and a rumble are no speech
+
+SECONDS = torch.arange(FRAMES * 640) / 16_000
+
+
+def hum(hertz: float) -> torch.Tensor:
+    return torch.sin(2 * torch.pi * hertz * SECONDS) + 0.3 * torch.sin(4 * torch.pi * hertz * SECONDS)
+
+
+def rumble() -> torch.Tensor:
+    low = sum(torch.sin(2 * torch.pi * f * SECONDS + f) for f in (7.0, 13.0, 21.0, 34.0, 40.0))
+    return low * (1 + torch.sin(2 * torch.pi * 1.3 * SECONDS))
+
+
+SOILED = {"offset": torch.ones_like(SECONDS), "hum of 50 Hz": hum(50), "hum of 60 Hz": hum(60), "rumble": rumble()}
+
+
+@pytest.mark.parametrize("kind", SOILED)
+def test_what_is_no_speech_is_not_taken_for_loudness(voices, good, kind):
+    """As loud as the voices themselves; the mouths follow the clean ones."""
+    dirt = SOILED[kind] / SOILED[kind].square().mean().sqrt()
+    soiled = [voice + voice.square().mean().sqrt() * dirt for voice in voices]
+    clean, found = check(good, voices), check(good, soiled)
+    assert verdicts(found) == ["in time", "in time"]
+    assert (found.correlations.diag() > clean.correlations.diag() - 0.02).all()
+
+
+def test_a_clean_voice_has_the_same_curve(voices):
+    for voice in voices:
+        assert pearson(speech_energy(voice, FRAMES), voice_energy(voice, FRAMES)) > 0.998
+
+
+@pytest.mark.parametrize("start", [0, 20_000])
+def test_a_track_of_nothing_but_an_offset_is_silent(start):
+    track = torch.nn.functional.pad(torch.full((30_000,), 0.05), (start, 0))
+    assert not speech_energy(track, FRAMES).any()
