@@ -12,17 +12,44 @@ from typing import Any
 import folder_paths
 from comfy.cli_args import args
 
+from ..multitalk_core.errors import MultiTalkError
+
+DEFAULT_PREFIX = "multitalk/video"
+SHOWN = 40  # letters of a name in an error
+
+
+class OutputError(MultiTalkError, ValueError):
+    """No file can be written under that name; the message says why."""
+
 
 class OutputPlace:
     """A place whose number is taken when the video is done; several ComfyUIs may write into the same folder.
 
+    That a file can be written there is tried at once, because hours may pass until it is.
+
+    Args:
+        prefix: folders in ComfyUI's output folder and how the file's name begins; empty is DEFAULT_PREFIX.
     Raises:
+        OutputError: a name that is too long or not allowed there, or a folder that cannot be written to.
         Exception: ComfyUI's, for a prefix outside the output folder.
     """
 
     def __init__(self, prefix: str, suffix: str) -> None:
-        folder, self._name, self._number, self.subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-        self.folder, self._suffix = Path(folder), suffix
+        prefix = prefix if prefix.strip(" .") else DEFAULT_PREFIX
+        try:
+            place = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+            folder, self._name, self._number, self.subfolder, _ = place
+            self.folder, self._suffix = Path(folder), suffix
+            trial = self._path(0)  # which no video gets
+            if _taken(trial):
+                trial.unlink()
+        except (OSError, ValueError) as error:  # ValueError: signs that no file system knows
+            shown = prefix if len(prefix) <= SHOWN else f"{prefix[:SHOWN]}…"
+            why = getattr(error, "strerror", None) or str(error)
+            raise OutputError(
+                f"No file can be written as filename_prefix '{shown}' says ({why}). Choose a shorter one, without special signs, in a "
+                "folder that ComfyUI may write to."
+            ) from error
 
     def keep(self, partial: Path) -> Path:
         """Gives a finished file the next number that nobody has."""
@@ -36,7 +63,10 @@ class OutputPlace:
 
     def _paths(self) -> Iterator[Path]:
         for number in itertools.count(self._number):
-            yield self.folder / f"{self._name}_{number:05}_{self._suffix}"
+            yield self._path(number)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self._name}_{number:05}_{self._suffix}"
 
 
 def _taken(path: Path) -> bool:

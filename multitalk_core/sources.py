@@ -37,7 +37,7 @@ class VideoSource:
         start: s from the video's beginning; frames are counted from there.
         duration: s; 0 is to the end.
     Raises:
-        SourceError: no video, or one without a picture.
+        SourceError: no video, or one without a picture or without time stamps.
     """
 
     def __init__(self, file: Path | str | IO[bytes], start: float = 0.0, duration: float = 0.0) -> None:
@@ -65,10 +65,17 @@ class VideoSource:
         self._stream: Any = pictures[0]
         self._stream.thread_type = "AUTO"
         self._frames = self._decoded()
+        self._timeless = False
         self._shown: Any = next(self._frames, None)
         self._next: Any = self._shown
         if self._shown is None:
+            codec = self._stream.codec_context.name
             self.close()
+            if self._timeless:
+                raise SourceError(
+                    f"'{name}' has no time stamps, so nobody can tell when each picture is shown: it is raw {codec.upper()} outside of any "
+                    "container. Put it into one and say its frame rate, such as: ffmpeg -framerate 25 -i FILE -c copy video.mp4"
+                )
             raise SourceError(f"'{name}' holds no picture. Export it again.")
         self._first = self._time(self._shown)  # s; of some videos it is not 0
 
@@ -109,7 +116,11 @@ class VideoSource:
         while True:
             try:
                 packet = next(packets)
-                yield from (frame for frame in packet.decode() if frame.pts is not None)
+                for frame in packet.decode():
+                    if frame.pts is not None:
+                        yield frame
+                    else:
+                        self._timeless = True
             except StopIteration:
                 return
             except self._damaged:

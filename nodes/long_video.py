@@ -8,7 +8,7 @@ from ..comfy_bridge.conditioning import by_time
 from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
 from ..comfy_bridge.long_video import Settings, long_video
 from ..comfy_bridge.messages import is_watched, tell
-from ..comfy_bridge.output import OutputPlace, made_with
+from ..comfy_bridge.output import DEFAULT_PREFIX, OutputPlace, made_with
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
@@ -29,7 +29,7 @@ def _file():
     return [
         io.Combo.Input("codec", options=list(CODECS), default="h264", tooltip="h264: an MP4. lossless: an MKV with FFV1 and FLAC."),
         io.Int.Input("quality", default=18, min=0, max=WORST, advanced=True, tooltip="x264's rate factor: less is better, larger."),
-        io.String.Input("filename_prefix", default="multitalk/video", tooltip="Where the file goes in the output folder."),
+        io.String.Input("filename_prefix", default=DEFAULT_PREFIX, tooltip="Where the file goes in the output folder."),
         io.Boolean.Input(
             "keep_job", default=False, advanced=True, tooltip="Keep the clips in output/multitalk_jobs when the video is done."
         ),
@@ -98,6 +98,8 @@ class MultiTalkLongVideo(Node):
     def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **settings):
         if (image is None) == (video is None):
             raise ValueError("Connect either an image or a video: the people in it talk.")
+        codec = CODECS[settings["codec"]]
+        place = OutputPlace(settings["filename_prefix"], codec.suffix)
         with ExitStack() as stack:
             loaded, chosen = MultiTalkWeights.of(weights), settings_of(settings)
             arrived = {"model": model, "weights": loaded.patcher, "prompts": [positive, negative], "picture": image, "settings": chosen}
@@ -110,9 +112,7 @@ class MultiTalkLongVideo(Node):
                 source = stack.enter_context(VideoSource(stream, *trim))
             work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, chosen)
             key = job_key(cls.hidden.unique_id, cls.hidden.dynprompt.get_node, NOT_SEEN, arrived)
-            codec = CODECS[settings["codec"]]
             job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
-            place = OutputPlace(settings["filename_prefix"], codec.suffix)
             about = made_with(cls.hidden.prompt, cls.hidden.extra_pnginfo)
             out, report = work.make(job, codec, place, tell, settings["keep_job"], about, is_watched())
         sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}

@@ -591,3 +591,43 @@ def test_a_watcher_keeps_the_positive_branch_of_its_block_and_step(comfy):
     assert torch.equal(recorder.maps, maps.reshape(3, 2, 2, 2)) and recorder.masks.shape == (3, 2, 2)
     recorder.see(options, 0, 0 * maps, torch.ones(3, 4))
     assert recorder.maps.any(), "the first evaluation counts"
+
+
+@pytest.fixture
+def output_folder(comfy, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    return tmp_path
+
+
+def finished(folder, prefix):
+    """The file that a finished video of that prefix becomes, relative to the output folder."""
+    from multitalk_nodes.comfy_bridge.output import OutputPlace
+
+    place = OutputPlace(prefix, ".mp4")
+    assert not [path for path in folder.rglob("*") if path.is_file()], "nothing is left of the trial"
+    partial = place.folder / "partial"
+    partial.write_bytes(b"a video")
+    out = place.keep(partial)
+    assert out.read_bytes() == b"a video"
+    return out.relative_to(folder).as_posix()
+
+
+@pytest.mark.parametrize("prefix", ["", "  ", ".", "multitalk/video"])
+def test_an_empty_prefix_is_the_default(output_folder, prefix):
+    assert finished(output_folder, prefix) == "multitalk/video_00001_.mp4"
+
+
+def test_a_name_is_as_long_as_the_disk_allows(output_folder):
+    room = 255 - len("_00001_.mp4")
+    assert finished(output_folder, "a/" + "n" * room) == f"a/{'n' * room}_00001_.mp4"
+
+
+@pytest.mark.parametrize("prefix", ["n" * 245, "folder" * 50 + "/video", "日本語" * 50, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_at_once(output_folder, prefix):
+    from multitalk_nodes.comfy_bridge.output import OutputError, OutputPlace
+
+    with pytest.raises(OutputError, match=r"No file can be written as filename_prefix '.{1,41}' says \(.*Choose a shorter one"):
+        OutputPlace(prefix, ".mp4")
+    assert not list(output_folder.rglob("*.mp4"))

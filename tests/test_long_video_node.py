@@ -345,6 +345,7 @@ REFUSED = {
     ),
     "neither": (lambda g: g["long"]["inputs"].pop("image"), "Connect either an image or a video"),
     "cuts that are none": (lambda g: g.set("long", cuts="12, soon"), "'12, soon' are no cuts: 'soon' is no time"),
+    "a name that is too long": (lambda g: g.set("long", filename_prefix="n" * 250), "'n{40}…' says .*shorter one"),
     "clips without anything new": (lambda g: g.set("long", motion_frames=9), "leave nothing new"),
 }
 

@@ -135,3 +135,15 @@ def test_a_file_without_pictures_is_told(tmp_path):
     soundfile.write(tmp_path / "sound.wav", np.zeros(1600), 16000)
     with pytest.raises(SourceError, match="no video stream"):
         VideoSource(tmp_path / "sound.wav")
+
+
+@pytest.mark.parametrize(("codec", "kind"), [("libx264", "h264"), ("libx265", "hevc")])
+def test_raw_video_is_told_to_have_no_time_stamps(tmp_path, codec, kind):
+    with av.open(str(tmp_path / "raw.bin"), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=25, options={"x265-params": "log-level=none"} if kind == "hevc" else {})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(SourceError, match=f"'raw.bin' has no time stamps.*raw {kind.upper()} outside of any container.*-framerate 25"):
+        VideoSource(tmp_path / "raw.bin")
