@@ -127,7 +127,7 @@ def decode_clip(latent: dict[str, Any], vae: Any, voices: Voices, colour_strengt
     channels = getattr(vae, "latent_channels", latent["samples"].shape[1])
     if channels != latent["samples"].shape[1] or getattr(vae, "latent_dim", 3) != 3:
         raise PictureError("The VAE is not the one that WAN 2.1's latents are made with. Load wan_2.1_vae.safetensors.")
-    takes = [vae.decode(samples[None]).flatten(end_dim=-4) for samples in latent["samples"]]
+    takes = [_even(vae.decode(samples[None]).flatten(end_dim=-4)) for samples in latent["samples"]]
     if colour_strength and PICTURE not in latent:
         raise PictureError(
             "The latent has lost the picture that colours are matched to. Connect the sampler's latent directly, or set colour to 0."
@@ -155,6 +155,14 @@ def _masks(speakers: Sequence[Speaker], picture: Tensor, height: int, width: int
     tokens = token_masks(ref_target_masks(masks, height, width))
     check_places(tokens)
     return masks, tokens
+
+
+def _even(frames: Tensor) -> Tensor:
+    """Frames [F, H, W, 3] without a last row or column that would make a side odd: H.264 files, and so Save Video, cannot hold them."""
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        note(f"Pictures of {width}×{height} became {width // 2 * 2}×{height // 2 * 2}, because video files need even sides.")
+    return frames[:, : height // 2 * 2, : width // 2 * 2]
 
 
 def _note_cut(voices: Voices, frames: int) -> None:

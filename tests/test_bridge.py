@@ -631,3 +631,19 @@ def test_a_name_that_no_file_can_have_is_refused_at_once(output_folder, prefix):
     with pytest.raises(OutputError, match=r"No file can be written as filename_prefix '.{1,41}' says \(.*Choose a shorter one"):
         OutputPlace(prefix, ".mp4")
     assert not list(output_folder.rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((65, 63), (64, 62)), ((64, 63), (64, 62)), ((64, 64), (64, 64))])
+def test_pictures_of_odd_sides_are_made_even_and_that_is_said(size, expected):
+    from multitalk_nodes.comfy_bridge.clip import decode_clip
+    from multitalk_nodes.multitalk_core.notes import noting
+    from multitalk_nodes.multitalk_core.speakers import Speaker
+    from multitalk_nodes.multitalk_core.voices import Voices
+
+    made = torch.rand(1, 5, *size, 3)
+    vae = SimpleNamespace(latent_channels=16, latent_dim=3, decode=lambda samples: made)
+    voices = Voices((Speaker(),), (), 5, torch.zeros(1, 3200), 16_000)
+    with noting() as said:
+        frames, _ = decode_clip({"samples": torch.zeros(1, 16, 2, 8, 8)}, vae, voices, 0.0)
+    assert torch.equal(frames, made[0, :, : expected[0], : expected[1]])
+    assert (said == []) if size == expected else f"Pictures of 63×{size[0]} became 62×64" in said[0]
