@@ -1,6 +1,9 @@
 """MultiTalk on ComfyUI's own WAN model: two attention patches, one wrapper that brings each call its audio.
 
 All state of a call is in that call's transformer_options; the objects here are never written to after they were made.
+
+Core's TorchCompileModel drops every guard on transformer_options, so a graph that was traced through what reads them would go on with the
+first call's masks and branches. What does is `untraced`; the model around it is compiled as ever.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ NULL = "multitalk_null"  # beside it: 1 for null audio, which is not routed to a
 CALL = "multitalk"  # key of transformer_options
 KEY = "multitalk"  # of our wrappers
 RECORD = "multitalk_record"  # key of transformer_options: who watches the maps, as label_map.py does
+
+untraced = torch.compiler.disable
+untraced_itself = torch.compiler.disable(recursive=False)  # for a wrapper: what it calls is traced
 
 MotionNoise = Callable[[torch.Size, float, int], Tensor]
 
@@ -118,6 +124,7 @@ class _BringAudio:
     def __init__(self, weights: MultiTalkWeights, masks: Tensor | None, heads: int) -> None:
         self._weights, self._masks, self._heads = weights, masks, heads
 
+    @untraced_itself
     def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         audio = kwargs.pop(AUDIO, None)
         if audio is None:
@@ -152,6 +159,7 @@ def _video_attention(options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -
 class _SpeakerMap:
     """attn1 patch: which speaker each token belongs to, from the block's own q and k. Leaves the attention's output alone."""
 
+    @untraced
     def __call__(self, args: dict[str, Any]) -> Tensor:
         options = args["transformer_options"]
         call: Call = options[CALL]
@@ -179,6 +187,7 @@ class _AudioAttention:
     def __init__(self, weights: MultiTalkWeights) -> None:
         self._weights = weights
 
+    @untraced
     def __call__(self, args: dict[str, Any]) -> Tensor:
         options, x = args["transformer_options"], args["x"]
         call: Call = options[CALL]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..multitalk_core.model import WeightsError
 from ..multitalk_core.step_cache import BranchCache, Rule
-from .patches import options_of
+from .patches import options_of, untraced, untraced_itself
 
 RULE = KEY = "multitalk_step_cache"  # in transformer_options, where a job's key finds it; and of the wrappers
 RUN = "multitalk_step_cache_run"  # in a run's transformer_options
@@ -91,6 +91,7 @@ def _in_a_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
         log.info("MultiTalk Step Cache: %d of %d evaluations were reused.", run.reused, run.asked)
 
 
+@untraced_itself
 def _through_the_cache(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     """DIFFUSION_MODEL wrapper: every block of this forward is asked for through a _Forward."""
     options = options_of(args, kwargs)
@@ -127,6 +128,7 @@ class _Forward:
         self._branches: list[BranchCache] = []
         self._run_blocks: list[bool] = []
 
+    @untraced_itself
     def block(self, other: Callable[..., Any] | None, number: int, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Tensor]:
         """In place of a block, or of what replaced it."""
         if number == 0:
@@ -136,6 +138,7 @@ class _Forward:
             x = (other(args, extra) if other else extra["original_block"](args))["img"]
         return {"img": self._leave(x) if number == self._last else x}
 
+    @untraced
     def _enter(self, x: Tensor, e0: Tensor) -> None:
         count = len(self._keys)
         self._entered = list(x.chunk(count))
@@ -146,6 +149,7 @@ class _Forward:
             self._run_blocks.append(branch.must_run(part, self._step, self._steps, again))
         self._run.count(self._run_blocks)
 
+    @untraced
     def _leave(self, x: Tensor) -> Tensor:
         """Keep what the blocks added, or add again what they added before."""
         left, entered = list(x.chunk(len(self._branches))), self._entered

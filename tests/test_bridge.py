@@ -647,3 +647,23 @@ def test_pictures_of_odd_sides_are_made_even_and_that_is_said(size, expected):
         frames, _ = decode_clip({"samples": torch.zeros(1, 16, 2, 8, 8)}, vae, voices, 0.0)
     assert torch.equal(frames, made[0, :, : expected[0], : expected[1]])
     assert (said == []) if size == expected else f"Pictures of 63×{size[0]} became 62×64" in said[0]
+
+
+def test_core_s_compiled_model_makes_the_same_with_every_conditioning_and_cache(tiny, wan, weights):
+    """Core drops the guards on transformer_options: what was traced for one scene must not serve another. Without a compiler: eager."""
+    pytest.importorskip("comfy_extras.nodes_torch_compile")
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    from multitalk_nodes.comfy_bridge.patches import patch_model
+    from multitalk_nodes.comfy_bridge.step_cache import cache_steps
+    from multitalk_nodes.multitalk_core.step_cache import TABLES, Rule
+
+    made = TorchCompileModel.execute(wan, "eager")
+    compiled = getattr(made, "args", made)[0]
+    halves = tiny.halves(2)
+    rule = Rule(0.2, TABLES["none"], 1, 0)
+    for masks, speakers in ((halves, 2), (halves[[1, 0, 2]], 2), (None, 1)):
+        for cache in (False, True):
+            models = [patch_model(cache_steps(model, rule) if cache else model, weights, masks) for model in (wan, compiled)]
+            expected, found = (run(tiny, guide(tiny, model, weights, 1.0, 3.0, speakers)) for model in models)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
