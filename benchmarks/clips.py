@@ -24,13 +24,13 @@ from ..comfy_bridge.backend import ComfyBackend
 from ..comfy_bridge.long_video import LongVideo, Settings, long_video
 from ..multitalk_core import generate as generating
 from ..multitalk_core import job as jobs
+from ..multitalk_core.clock import FPS
 from ..multitalk_core.disk import Exactly
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.generate import make_clip, with_grey
 from ..multitalk_core.segments import CODECS, to_pixels, write_segment
 from ..multitalk_core.speakers import Speaker
 from ..multitalk_core.voices import Voices
-from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import FRAMES_PER_LATENT
 from . import counted, paired, steps
 from .sized import LAYERS, SIZES, SPREAD, Size, Sized, fill

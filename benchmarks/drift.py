@@ -66,7 +66,7 @@ def measure(number: int, speakers: int, family: str, colour: float, options: arg
     from multitalk_nodes.demo.eval_files import video_parts, write_video
     from multitalk_nodes.demo.evaluate import Product, Take, psnr
     from multitalk_nodes.demo.train import scenes
-    from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE
+    from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
     from multitalk_nodes.multitalk_core.families import FAMILIES as RULES
     from multitalk_nodes.multitalk_core.speakers import Speaker
     from multitalk_nodes.multitalk_core.sync import voice_energy

@@ -68,7 +68,7 @@ def videos(kind: str, number: int, options: argparse.Namespace) -> list[dict[str
 
     from multitalk_nodes.demo.eval_cases import Scope, Settings, draw_case, plan_of
     from multitalk_nodes.demo.evaluate import Product, Take, psnr
-    from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE
+    from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
     from multitalk_nodes.multitalk_core.speakers import Speaker
 
     scope = Scope(seed=options.seed, quick=True)

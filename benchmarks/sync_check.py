@@ -106,7 +106,7 @@ class Clips:
     def _take(self, kind: str, case: Any) -> Any:
         from multitalk_nodes.demo.eval_cases import Settings, plan_of
         from multitalk_nodes.demo.evaluate import Take
-        from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE
+        from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
         from multitalk_nodes.multitalk_core.speakers import Speaker
 
         heard = tuple(

@@ -14,8 +14,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..multitalk_core.errors import MultiTalkError
-from ..multitalk_core.places import SpeakerError
+from ..multitalk_core.errors import MultiTalkError, SpeakerError
 from ..multitalk_core.prompts import Prompt
 from ..multitalk_core.sizes import LATENT_STRIDE, clip_input
 from ..multitalk_core.windows import whole_frames

@@ -14,7 +14,7 @@ from comfy.cli_args import args
 from comfy.ldm.modules import attention
 
 from ..multitalk_core.diagnosis import Fact, compilers, disks, free_on, memory, versions
-from ..multitalk_core.manifest import gigabytes
+from ..multitalk_core.files import gigabytes
 from ..multitalk_core.model_check import NEEDED, PRESENT, ModelCheck, Told
 from ..multitalk_core.model_folders import FOLDERS, Places
 from ..multitalk_core.needs import needs

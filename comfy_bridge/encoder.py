@@ -13,11 +13,12 @@ import comfy.model_patcher
 import comfy.utils
 from torch import Tensor
 
+from ..multitalk_core.errors import EncoderError, WeightsError
 from ..multitalk_core.identify import ENCODER_FILE, KINDS_IN_WORDS, identify
-from ..multitalk_core.model import WeightsError
-from ..multitalk_core.wav2vec import Embeds, EncoderError, Progress, Wav2Vec2
+from ..multitalk_core.wav2vec import Progress, Wav2Vec2
 from ..multitalk_core.wav2vec_files import build_encoder, read_encoder
 from ..multitalk_core.weight_files import read_header
+from ..multitalk_core.windows import Embeds
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..multitalk_core.places import SpeakerError
+from ..multitalk_core.errors import SpeakerError
 from .guider import MultiTalkGuider
 from .patches import RECORD
 from .sampling import sample_clip

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..multitalk_core.audio import playable
+from ..multitalk_core.clock import FPS
 from ..multitalk_core.disk import Place
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.generate import clip_seed, make_clip
@@ -27,8 +28,7 @@ from ..multitalk_core.segments import Codec
 from ..multitalk_core.sizes import fit_picture
 from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.voices import Voices
-from ..multitalk_core.wav2vec import FPS, Embeds
-from ..multitalk_core.windows import Clip, Shot, plan_shots, stretch_of
+from ..multitalk_core.windows import Clip, Embeds, Shot, plan_shots, stretch_of
 from .backend import ComfyBackend
 from .clip import fit_scene, whole_clip
 from .conditioning import Conditioning

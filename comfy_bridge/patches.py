@@ -22,9 +22,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ..multitalk_core.errors import SpeakerError, WeightsError
 from ..multitalk_core.generate import Motion
-from ..multitalk_core.model import WeightsError, audio_positions, reference_attention_map, speaker_positions
-from ..multitalk_core.places import SpeakerError
+from ..multitalk_core.model import audio_positions, reference_attention_map, speaker_positions
 from ..multitalk_core.schedule import renoise
 from ..multitalk_core.windows import whole_frames
 from .weights import MultiTalkWeights

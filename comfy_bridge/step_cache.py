@@ -18,7 +18,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..multitalk_core.model import WeightsError
+from ..multitalk_core.errors import WeightsError
 from ..multitalk_core.step_cache import BranchCache, Rule
 from .patches import options_of, untraced, untraced_itself
 

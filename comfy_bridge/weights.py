@@ -16,13 +16,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..multitalk_core.errors import WeightsError
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.gguf_files import map_gguf
 from ..multitalk_core.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
 from ..multitalk_core.layouts import OURS, Stored, collect, plain_key
 from ..multitalk_core.manifest import Manifest
-from ..multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError
-from ..multitalk_core.weight_files import Header, read_header
+from ..multitalk_core.model import AdapterShape, MultiTalkAdapter
+from ..multitalk_core.weight_files import read_header
+from ..multitalk_core.weights.header import Header
 from .quantised import Quantised
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..multitalk_core.audio import SAMPLE_RATE, AudioError, mono_16k
+from ..multitalk_core.audio import mono_16k
 from ..multitalk_core.audio_files import read_sound
+from ..multitalk_core.clock import FPS, SAMPLE_RATE
+from ..multitalk_core.errors import AudioError
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.places import Box
 from ..multitalk_core.sync import pearson, voice_energy
-from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import Clip, plan_clips
 from .faces import Acting, Scene
 from .train import scenes

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..multitalk_core.wav2vec import FPS
+from ..multitalk_core.clock import FPS
 from .eval_cases import Group
 
 CRF = "18"  # x264's quality: artefacts that nobody sees

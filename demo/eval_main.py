@@ -162,7 +162,7 @@ def scope_of(options: argparse.Namespace) -> Any:
 def check_recordings(scope: Any) -> None:
     """Raises EvaluationError for a recording that nothing could be measured with: before anything is made."""
     from multitalk_nodes.demo.eval_cases import frames_of, recorded_voice
-    from multitalk_nodes.multitalk_core.audio import AudioError
+    from multitalk_nodes.multitalk_core.errors import AudioError
 
     for file in scope.recordings:
         try:

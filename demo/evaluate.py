@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..comfy_bridge.backend import ComfyBackend, Remembered, encode_with_grey
 from ..comfy_bridge.demo import Demo, load_demo
-from ..multitalk_core.audio import SAMPLE_RATE
+from ..multitalk_core.clock import SAMPLE_RATE
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.generate import generate
 from ..multitalk_core.places import Box

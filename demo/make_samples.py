@@ -74,7 +74,7 @@ def write_voices() -> None:
     import soundfile
 
     from multitalk_nodes.demo.train.speech import Voice, synthesise
-    from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE
+    from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
 
     for name, (voice, rate, pitch, words) in VOICES.items():
         soundfile.write(SAMPLES / f"{name}.wav", synthesise(words, Voice(voice, rate, pitch)).numpy(), SAMPLE_RATE, subtype="PCM_16")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .channels import STEREO, USUAL, stereo_gains
-from .errors import MultiTalkError
+from .clock import SAMPLE_RATE
+from .errors import AudioError
 from .notes import note
 
-SAMPLE_RATE = 16_000  # Hz, what Wav2Vec2 was trained on
 TARGET_LUFS = -23.0  # LUFS; EBU R 128, as MeiGen-AI/MultiTalk generate_multitalk.py loudness_norm
 SILENCE_LUFS = -100.0  # LUFS; what the meter reads below this is left alone (same source)
 BLOCK_SECONDS = 0.4  # s; gating block of ITU-R BS.1770-4
@@ -36,10 +36,6 @@ HUM = 120.0  # Hz; below are offsets, rumble and the mains (50 or 60 Hz, and the
 BUTTERWORTH = (0.5412, 1.3066)  # Q of the two biquads of a fourth-order Butterworth filter
 
 Layout = Literal["sequential", "parallel"]
-
-
-class AudioError(MultiTalkError, ValueError):
-    """The audio itself cannot be used; the message says what to change."""
 
 
 def as_sound(waveform: Tensor, rate: int) -> Tensor:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import AudioError, resample, to_stereo
+from .audio import resample, to_stereo
 from .channels import STEREO
 from .decoding import Run, SoundError, decode, seconds_of
+from .errors import AudioError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .errors import SpeakerError
 from .notes import note
-from .places import Box, SpeakerError, check_box
+from .places import Box, check_box
 from .speakers import COUNTED, MAX_SPEAKERS, Speaker, called, capital
 
 LARGEST = 1e6  # pixels

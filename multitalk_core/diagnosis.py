@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .manifest import gigabytes
+from .files import gigabytes
 
 # pip's name of what the pack imports, and its own name
 REQUIRED = {

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .audio import AudioError, mix, mono_16k, to_mono
+from .audio import mix, mono_16k, to_mono
+from .clock import FPS, ordinary, read_list, seconds_of, video_frames
+from .errors import AudioError
 from .label_forms import same_person
 from .speakers import MAX_SPEAKERS, Speaker
 from .sync import speech_energy
 from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
-from .times import ordinary, read_list, seconds_of
-from .wav2vec import FPS, video_frames
 
 LETTERS = "ABCD"
 SEPARATORS = re.compile(r"[,;\n]")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,34 +43,6 @@ class Exactly:
     def keep(self, partial: Path) -> Path:
         os.replace(partial, self.path)
         return self.path
-
-
-def checksum(file: Path, told: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a whole file; `told` hears how many bytes were read, and may raise to break it off."""
-    hashed, done = hashlib.sha256(), 0
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            hashed.update(block)
-            done += len(block)
-            if told:
-                told(done)
-    return hashed.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Only then a power failure leaves what was written. Windows has no such call for folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def megabytes(count: int) -> int:
-    """Rounded up."""
-    return -(-count // 2**20)
 
 
 @contextmanager

@@ -13,3 +13,19 @@ class MultiTalkError(Exception):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.__module__ = "builtins"
+
+
+class EncoderError(MultiTalkError, ValueError):
+    """The encoder's files cannot be used; the message says what to change."""
+
+
+class AudioError(MultiTalkError, ValueError):
+    """The audio itself cannot be used; the message says what to change."""
+
+
+class WeightsError(MultiTalkError, ValueError):
+    """Weights that are not MultiTalk's, or do not fit what they are used with; the message names what and the sizes."""
+
+
+class SpeakerError(MultiTalkError, ValueError):
+    """The speakers cannot be told apart; the message names the speaker (counted from 1) and what to change."""

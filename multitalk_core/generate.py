@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .colour import match_colours
 from .families import Family
-from .wav2vec import Embeds
-from .windows import Clip, audio_windows, latent_frames
+from .windows import Clip, Embeds, audio_windows, latent_frames
 
 GREY = 0.5  # what stands for frames that are not known yet
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .model import WeightsError
+from .errors import WeightsError
 
 if TYPE_CHECKING:
-    from .weight_files import Header, TensorEntry
+    from .weights.header import Header, TensorEntry
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # bytes, unless "general.alignment" says otherwise

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from .layouts import plain_key
-from .weight_files import Header, TensorEntry
+from .weights.header import Header, TensorEntry
 
 BLOCK = re.compile(r"blocks\.(\d+)\.audio_cross_attn\.")
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.")  # transformers' and diffusers' names of parts

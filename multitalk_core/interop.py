@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .clock import FPS
+from .errors import SpeakerError
 from .notes import note
-from .places import SpeakerError
 from .speakers import MAX_SPEAKERS, Speaker, source_masks
 from .voices import Voices
-from .wav2vec import FPS
 
 TOLERANCE = 0.2  # s by which features and sound may differ: the wrapper rounds down
 

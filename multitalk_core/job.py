@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .disk import JobError, Place, checksum, explained, megabytes, sync
+from .disk import JobError, Place, explained
+from .files import checksum, megabytes, sync
 from .segments import Codec, join_segments, to_pixels, write_segment, write_sound
 from .windows import Clip
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import WeightsError
 from .gguf_files import BLOCKS, unpack
-from .model import WeightsError
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 OURS = re.compile(r"audio_proj\.|blocks\.\d+\.(audio_cross_attn|norm_x)\.")

@@ -10,11 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .disk import checksum
 from .errors import MultiTalkError
+from .files import checksum, gigabytes
 
 SHIPPED = Path(__file__).with_name("models.json")
-GB = 10**9  # as disks and volumes are sold
 KINDS = ("multitalk", "wan21", "wav2vec", "vae", "clip", "text_encoder", "lora")
 ROUGHLY = 0.05  # that a size is off at most, where it is only known roughly
 
@@ -149,8 +148,3 @@ class Manifest:
             return None
         digest = checksum(path)
         return next((entry for entry in as_long if entry.sha256 == digest), None)
-
-
-def gigabytes(count: int) -> str:
-    """Bytes in words: 5.1 GB, 190 MB."""
-    return f"{count / GB:.1f} GB" if count >= GB else f"{count / 10**6:.0f} MB"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .errors import MultiTalkError
+from .errors import WeightsError
 from .windows import FRAMES_PER_LATENT, WINDOW
 
 LATER_WINDOW = 8  # embeddings of a later latent: 3 of its first frame, 1 of each middle one, 3 of its last
@@ -46,10 +46,6 @@ class HasShape(Protocol):
 
 Shaped = TypeVar("Shaped", bound=HasShape)
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class WeightsError(MultiTalkError, ValueError):
-    """Weights that are not MultiTalk's, or do not fit what they are used with; the message names what and the sizes."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .disk import checksum
+from .errors import WeightsError
+from .files import checksum, gigabytes
 from .identify import INSTEAD, PART, identify
-from .manifest import Entry, Manifest, gigabytes
-from .model import WeightsError
+from .manifest import Entry, Manifest
 from .model_folders import ONLY_BY_YAML, WHERE, Places, listing
-from .weight_files import Header, read_header
+from .weight_files import read_header
+from .weights.header import Header
 
 NEEDED = ("multitalk", "wan21", "wav2vec", "vae", "clip", "text_encoder")  # the first five in the words of older clients
 ROLES = (*NEEDED, "lora")

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import MultiTalkError
-from .places import Box, SpeakerError, mask_box, pixel_box
+from .clock import FPS
+from .errors import MultiTalkError, SpeakerError
+from .places import Box, mask_box, pixel_box
 from .sizes import fit_mask, fitted
 from .speakers import Speaker, default_boxes
 from .sync import DARK, LUMA, MOUTH_BOTTOM, MOUTH_LEFT, MOUTH_RIGHT, MOUTH_TOP, SKIN
-from .wav2vec import FPS
 
 SIDE = 64  # pixels to which a region's longer side is reduced: a mouth that takes a tenth of its region still has six
 LONGEST = 15 * 60 * FPS  # frames that are looked at; of each, SIDE² bytes a speaker are kept

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .manifest import gigabytes
+from .clock import FPS
+from .files import gigabytes
 from .sizes import LATENT_STRIDE, SizeClass, bucket
-from .wav2vec import FPS
 from .windows import latent_frames
 
 WAN_DIM = 5120  # 14B

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import MultiTalkError
+from .errors import SpeakerError
 from .sizes import fit_mask
 
 MARGIN = 0.05  # share of its part of the picture by which a default mask is smaller on every side ("face_scale")
@@ -27,10 +27,6 @@ HALVES: dict[str, Box] = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top"
 SOLID = 0.5  # of a mask's highest value; from there on a pixel counts
 SMALLEST = 2  # pixels; no box of a face is smaller
 EDGES = ("x", "y", "width", "height")  # of ComfyUI's BOUNDING_BOX
-
-
-class SpeakerError(MultiTalkError, ValueError):
-    """The speakers cannot be told apart; the message names the speaker (counted from 1) and what to change."""
 
 
 def parse_box(text: str) -> Box | None:

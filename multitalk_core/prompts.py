@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from .times import BETWEEN, TIME, ordinary, seconds_of, with_decimal_points
+from .clock import BETWEEN, TIME, ordinary, seconds_of, with_decimal_points
 
 SPAN = re.compile(rf"\s*({TIME})?\s*s?\s*{BETWEEN}\s*({TIME})?\s*s?\s*:(.*)")
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .clock import FPS
 from .errors import MultiTalkError
-from .wav2vec import FPS
 
 THREADS = "1"  # x264's result depends on their number; a clip that is made again must be the same bits
 FRAMES_BETWEEN_KEYS = 2 * FPS  # a player finds its place in two seconds at most

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .clock import FPS
 from .errors import MultiTalkError
 from .file_kinds import kind_of, unfinished
 from .notes import note
-from .wav2vec import FPS
 
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC: a picture on the cover of a sound file, which players count as video
 FAR = 5  # s; what lies further ahead is looked up by its key frame instead of decoded on the way

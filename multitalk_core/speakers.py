@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .audio import sound_of
+from .errors import SpeakerError
 from .notes import note
-from .places import Box, SpeakerError, box_mask, default_boxes, is_solid
+from .places import Box, box_mask, default_boxes, is_solid
 from .sizes import LATENT_STRIDE, fit_mask
 
 MAX_SPEAKERS = 4

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, without_hum
+from .audio import without_hum
+from .clock import FPS, SAMPLE_RATE
 from .places import Box
-from .wav2vec import FPS
 
 # The part of a face box where mouths are, as shares of its width and height.
 MOUTH_LEFT, MOUTH_RIGHT = 0.2, 0.8

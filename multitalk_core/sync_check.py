@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, mono_16k
+from .audio import mono_16k
+from .clock import FPS, SAMPLE_RATE
+from .errors import SpeakerError
 from .mouths import LONGEST, Place, opening, places, watch
-from .places import Box, SpeakerError
+from .places import Box
 from .speakers import Speaker, called
 from .sync import SHORTEST, correlation, speech_energy
 from .voices import Voices
-from .wav2vec import FPS
 
 Verdict = Literal["in time", "late", "early", "swapped", "alike", "no match", "still", "not still", "moves", "unknown"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from .clock import FPS
 from .pictures import AXIS, INK, LANE, MARGIN, PAPER, RULE, SMALL, SPEAKER_COLOURS, WIDTH, _font, _mixed, _sheet, _tensor, _time_axis
 from .sync_check import SyncCheck
-from .wav2vec import FPS
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .clock import BETWEEN, TIME, ordinary, read_list, seconds_of
 from .errors import MultiTalkError
 from .label_forms import BRACKETED, bare, same_person
 from .labels import NobodyKnows, who_speaks
 from .notes import note
-from .times import BETWEEN, TIME, ordinary, read_list, seconds_of
 
 Sound = tuple[Tensor, int]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .audio import SAMPLE_RATE, mono_16k
+from .audio import mono_16k
+from .clock import SAMPLE_RATE
 from .timeline import Sound, Turn, own_track
 
 PAD_MS = 60  # speech begins before a detector is sure of it

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, AudioError, Layout, is_inaudible, lay_out, mix, mono_16k, normalise_loudness, start_samples
+from .audio import Layout, is_inaudible, lay_out, mix, mono_16k, normalise_loudness, start_samples
 from .casting import everyone, settled
+from .clock import SAMPLE_RATE, video_frames
+from .errors import AudioError, SpeakerError
 from .notes import note
-from .places import SpeakerError
 from .speakers import MAX_SPEAKERS, Speaker, called, capital
-from .wav2vec import AudioEncoder, Embeds, video_frames
+from .wav2vec import AudioEncoder
+from .windows import Embeds
 
 
 @dataclass(frozen=True)

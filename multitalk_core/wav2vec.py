@@ -20,29 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .audio import SAMPLE_RATE, AudioError
-from .errors import MultiTalkError
+from .clock import FPS, SAMPLE_RATE, embed_frames
+from .errors import AudioError, EncoderError
+from .windows import Embeds
 
-FPS = 25  # video frames a second, the models' training rate
 WINDOW_FRAMES = 1500  # 60 s: up to here one pass, as published
 CONTEXT_FRAMES = 250  # 10 s on each side of a window are computed and thrown away
 CHUNK_POSITIONS = 500  # 10 s of convolution positions at a time, so that a long track never needs more memory
 NORMALISE_EPSILON = 1e-7  # transformers Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm
 
 
-class EncoderError(MultiTalkError, ValueError):
-    """The encoder's files cannot be used; the message says what to change."""
-
-
 Progress = Callable[[int, int], None]  # (frames done, frames in all); may raise to stop
-
-
-class Embeds(Protocol):
-    """Embeddings of one track: [F, L, D], sliced by frame. A Tensor is one; so is a file on disk."""
-
-    @property
-    def shape(self) -> torch.Size: ...
-    def __getitem__(self, frames: slice, /) -> Tensor: ...
 
 
 @runtime_checkable
@@ -53,16 +41,6 @@ class AudioEncoder(Protocol):
     dim: int
 
     def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress = ...) -> Embeds: ...
-
-
-def embed_frames(samples: int) -> int:
-    """Embeddings of a track of `samples`, never none: int(seconds · 25) in floating point, as get_embedding() computes it."""
-    return max(1, int(samples / SAMPLE_RATE * FPS))
-
-
-def video_frames(samples: int, rate: int = SAMPLE_RATE) -> int:
-    """Frames of the finished video: it ends with the audio, to the nearest frame, and has at least one."""
-    return max(1, round(samples / rate * FPS))
 
 
 def normalise_samples(voice: Tensor) -> Tensor:

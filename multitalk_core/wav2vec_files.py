@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .wav2vec import EncoderError, Wav2Vec2
+from .errors import EncoderError
+from .wav2vec import Wav2Vec2
 
 STANDARD_STRIDES = (5, 2, 2, 2, 2, 2, 2)  # Wav2Vec2 paper, section 4.2; shapes cannot tell strides
 HEAD_DIM = 64  # of every published Wav2Vec2 (768/12, 1024/16)

@@ -9,12 +9,12 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import WeightsError
 from .gguf_files import MAGIC, read_gguf_header
-from .model import WeightsError
+from .weights.header import Header, TensorEntry
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -26,24 +26,6 @@ STRANGERS = (
     (b"version https://git-lfs", "is a git-lfs pointer of a few lines, not the weights. Run `git lfs pull`, or download the file itself."),
     (b"{", "is a JSON text, not weights: the download got an error message. Get the file again."),
 )
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """A tensor as the header describes it."""
-
-    dtype: str  # safetensors' name, or ggml's ("Q4_K")
-    shape: tuple[int, ...]
-    start: int  # bytes from the file's beginning
-    stop: int
-
-
-@dataclass(frozen=True)
-class Header:
-    tensors: Mapping[str, TensorEntry]
-    metadata: Mapping[str, str]
-    container: str  # "safetensors" or "gguf"
-    size: int  # of the file, bytes
 
 
 def read_header(path: Path) -> Header:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .times import read_list, seconds_of
-from .wav2vec import FPS, Embeds
+from .clock import FPS, read_list, seconds_of
 
 WINDOW = 5  # neighbours −2…+2 of every video frame
 FRAMES_PER_LATENT = 4  # the Wan VAE's stride in time
@@ -170,3 +170,11 @@ def audio_windows(tracks: Sequence[Embeds], start: int, stop: int) -> Tensor:
         heard[length] = slice(first, last + 1), indices - first
     parts = ((track, *heard[track.shape[0]]) for track in tracks)
     return torch.stack([track[read][within] for track, read, within in parts])
+
+
+class Embeds(Protocol):
+    """Embeddings of one track: [F, L, D], sliced by frame. A Tensor is one; so is a file on disk."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+    def __getitem__(self, frames: slice, /) -> Tensor: ...

@@ -5,12 +5,12 @@ from contextlib import ExitStack
 
 from comfy_api.latest import io
 
+from ..multitalk_core.clock import FPS
 from ..multitalk_core.mouths import regions_of
 from ..multitalk_core.places import faces_of
 from ..multitalk_core.sources import VideoSource
 from ..multitalk_core.sync_check import check_sync, own_tracks, video_parts
 from ..multitalk_core.sync_picture import sync_picture
-from ..multitalk_core.wav2vec import FPS
 from .base import Node, with_report
 from .long_video import trimmed
 from .types import CATEGORY, VOICES

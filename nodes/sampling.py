@@ -6,10 +6,10 @@ from ..comfy_bridge.clip import decode_clip
 from ..comfy_bridge.guider import guide
 from ..comfy_bridge.sampling import sample_clip
 from ..comfy_bridge.step_cache import cache_steps
+from ..multitalk_core.clock import FPS
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.step_cache import FIRST_STEPS, TABLES, Rule
-from ..multitalk_core.wav2vec import FPS
 from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES

@@ -7,11 +7,11 @@ from ..comfy_bridge.conditioning import PictureError
 from ..comfy_bridge.guider import guide
 from ..comfy_bridge.label_map import watch_maps
 from ..multitalk_core.casting import everyone
+from ..multitalk_core.clock import FPS
 from ..multitalk_core.guidance import Projection
 from ..multitalk_core.pictures import labels_picture, speakers_picture
 from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.speakers import hearing_report, place_report
-from ..multitalk_core.wav2vec import FPS
 from ..multitalk_core.windows import latent_frames
 from . import inputs
 from .base import Node, with_report

@@ -7,8 +7,9 @@ from comfy_api.latest import io, ui
 from ..multitalk_core.audio import all_channels, playable, sound_of
 from ..multitalk_core.casting import Place, everyone, parse_places, take_places
 from ..multitalk_core.dialogue import MODES, dialogue
+from ..multitalk_core.errors import SpeakerError
 from ..multitalk_core.pictures import timeline_picture
-from ..multitalk_core.places import SpeakerError, faces_of, mask_box, parse_box
+from ..multitalk_core.places import faces_of, mask_box, parse_box
 from ..multitalk_core.speakers import Speaker, source_masks
 from ..multitalk_core.vad import speech_only
 from . import inputs

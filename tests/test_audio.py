@@ -9,9 +9,7 @@ import torch
 from multitalk_nodes.multitalk_core.audio import (
     AAC_RATES,
     BLOCK_SECONDS,
-    SAMPLE_RATE,
     TARGET_LUFS,
-    AudioError,
     as_sound,
     integrated_loudness,
     lay_out,
@@ -24,6 +22,8 @@ from multitalk_nodes.multitalk_core.audio import (
     start_samples,
     without_hum,
 )
+from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
+from multitalk_nodes.multitalk_core.errors import AudioError
 
 RATES = [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 192_000]
 NAN, INF = math.nan, math.inf

@@ -388,22 +388,21 @@ def test_cores_audio_encoder_is_read_in_the_published_way(tiny, stable):
 
 class TestRefusals:
     def test_a_text_to_video_model(self, tiny, weights):
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.errors import WeightsError
 
         with pytest.raises(WeightsError, match="text-to-video"):
             patched(tiny, tiny.wan(model_type="t2v"), weights)
 
     @pytest.mark.parametrize(("dim", "layers"), [(48, 2), (96, 3)])
     def test_a_model_of_another_size_names_both(self, tiny, weights, dim, layers):
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.errors import WeightsError
 
         with pytest.raises(WeightsError, match=f"dimension {dim} and {layers} blocks.*dimension 96 and 2 blocks"):
             patched(tiny, tiny.wan(dim=dim, layers=layers), weights)
 
     def test_a_conditioning_without_audio(self, tiny, wan, weights):
         from multitalk_nodes.comfy_bridge.guider import MultiTalkGuider, guide
-        from multitalk_nodes.multitalk_core.model import WeightsError
-        from multitalk_nodes.multitalk_core.places import SpeakerError
+        from multitalk_nodes.multitalk_core.errors import SpeakerError, WeightsError
 
         bare = (patched(tiny, wan, weights), *tiny.prompts(), 4.0, 1.0)
         with pytest.raises(SpeakerError, match="Positive and negative did not go through MultiTalk Conditioning"):
@@ -413,7 +412,7 @@ class TestRefusals:
 
     def test_a_model_from_before_the_conditioning(self, tiny, wan, weights):
         from multitalk_nodes.comfy_bridge.guider import guide
-        from multitalk_nodes.multitalk_core.places import SpeakerError
+        from multitalk_nodes.multitalk_core.errors import SpeakerError
 
         with pytest.raises(SpeakerError, match="Model did not go through"):
             guide(wan, *tiny.conditionings(weights, 2), 4.0, 1.0)
@@ -434,14 +433,14 @@ class TestRefusals:
             run(tiny, guider, noise=torch.randn_like(tiny.known_latent())[:, :, frames, rows])
 
     def test_two_voices_without_masks(self, tiny, wan, weights):
-        from multitalk_nodes.multitalk_core.places import SpeakerError
+        from multitalk_nodes.multitalk_core.errors import SpeakerError
 
         with pytest.raises(SpeakerError, match="2 voices"):
             run(tiny, guide(tiny, patched(tiny, wan, weights, 1), weights, 1.0, 1.0, speakers=2))
 
     def test_masks_of_another_grid(self, tiny, wan, weights):
         from multitalk_nodes.comfy_bridge.patches import patch_model
-        from multitalk_nodes.multitalk_core.places import SpeakerError
+        from multitalk_nodes.multitalk_core.errors import SpeakerError
 
         model = patch_model(wan, weights, tiny.halves(2)[:, :-2])
         with pytest.raises(SpeakerError, match="tokens a frame"):
@@ -480,7 +479,7 @@ class TestFiles:
 
     def test_a_missing_tensor_is_named(self, tiny, tmp_path):
         from multitalk_nodes.comfy_bridge.weights import load_weights
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.errors import WeightsError
 
         tensors = tiny.adapter_tensors()
         del tensors["blocks.1.norm_x.bias"]
@@ -489,7 +488,7 @@ class TestFiles:
 
     def test_a_wrong_shape_is_named(self, tiny, tmp_path):
         from multitalk_nodes.comfy_bridge.weights import load_weights
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.errors import WeightsError
 
         tensors = {**tiny.adapter_tensors(), "audio_proj.proj2.bias": torch.zeros(5)}
         with pytest.raises(WeightsError, match=r"audio_proj\.proj2\.bias.*\(5,\).*\(24,\)"):
@@ -498,7 +497,7 @@ class TestFiles:
     @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html></html>", b"\x00" * 4, None])
     def test_a_damaged_file_is_named(self, tiny, tmp_path, content):
         from multitalk_nodes.comfy_bridge.weights import load_weights
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.errors import WeightsError
 
         path, name = self.save(tmp_path, tiny.adapter_tensors())
         data = (tmp_path / name).read_bytes()[:-1000] if content is None else content
@@ -524,7 +523,7 @@ class TestFiles:
 
     def test_a_file_that_does_not_tell_its_family_is_not_guessed(self):
         from multitalk_nodes.comfy_bridge.weights import choose_family
-        from multitalk_nodes.multitalk_core.model import WeightsError
+        from multitalk_nodes.multitalk_core.errors import WeightsError
 
         with pytest.raises(WeightsError, match="Choose the family"):
             choose_family("auto", "audio_14B.safetensors", {})
@@ -533,8 +532,8 @@ class TestFiles:
         import hashlib
 
         from multitalk_nodes.comfy_bridge.weights import choose_family
+        from multitalk_nodes.multitalk_core.errors import WeightsError
         from multitalk_nodes.multitalk_core.manifest import Manifest
-        from multitalk_nodes.multitalk_core.model import WeightsError
 
         file = tmp_path / "audio_14B.safetensors"
         file.write_bytes(b"published")

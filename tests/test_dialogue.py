@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.audio import AudioError, mix
+from multitalk_nodes.multitalk_core.audio import mix
 from multitalk_nodes.multitalk_core.dialogue import at_once, dialogue
+from multitalk_nodes.multitalk_core.errors import AudioError
 from multitalk_nodes.multitalk_core.notes import noting
 from multitalk_nodes.multitalk_core.pictures import ALARM, timeline_picture
 from multitalk_nodes.multitalk_core.timeline import Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
+from multitalk_nodes.multitalk_core.errors import SpeakerError
 from multitalk_nodes.multitalk_core.interop import from_wrapper, to_wrapper
-from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask
+from multitalk_nodes.multitalk_core.places import box_mask
 from multitalk_nodes.multitalk_core.speakers import Speaker, source_masks
 from multitalk_nodes.multitalk_core.voices import Voices
 

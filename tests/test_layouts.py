@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from multitalk_nodes.multitalk_core.errors import WeightsError
 from multitalk_nodes.multitalk_core.gguf_files import BLOCKS, unpack
-from multitalk_nodes.multitalk_core.model import AdapterShape, MultiTalkAdapter, WeightsError
+from multitalk_nodes.multitalk_core.model import AdapterShape, MultiTalkAdapter
 from multitalk_nodes.tests import layouts
 
 NAME = "tiny_infinitetalk"

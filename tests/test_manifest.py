@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from multitalk_nodes.multitalk_core.manifest import GB, Manifest, ManifestError
+from multitalk_nodes.multitalk_core.files import GB
+from multitalk_nodes.multitalk_core.manifest import Manifest, ManifestError
 from multitalk_nodes.tests.graphs import ROOT
 from multitalk_nodes.tools.model_files import downloads
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from multitalk_nodes.multitalk_core import model
+from multitalk_nodes.multitalk_core.errors import WeightsError
 from multitalk_nodes.multitalk_core.model import (
     BACKGROUND_LABEL,
     LABEL_LENGTH,
@@ -22,7 +23,6 @@ from multitalk_nodes.multitalk_core.model import (
     AudioCrossAttention,
     AudioProjection,
     MultiTalkAdapter,
-    WeightsError,
     audio_positions,
     dominant_class,
     reference_attention_map,

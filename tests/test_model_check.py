@@ -233,7 +233,7 @@ def test_deep_knows_a_renamed_copy(models):
 
 def test_what_a_file_needs_besides_is_noted(models):
     from multitalk_nodes.multitalk_core.model_check import _noted
-    from multitalk_nodes.multitalk_core.weight_files import Header
+    from multitalk_nodes.multitalk_core.weights.header import Header
 
     for role, needs in (("wan21", True), ("text_encoder", True), ("multitalk", False)):
         assert bool([*_noted(role, Header({}, {}, "gguf", 0), None)]) == needs, role

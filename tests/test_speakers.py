@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from multitalk_nodes.multitalk_core.errors import SpeakerError
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.places import SpeakerError, box_mask, default_boxes, mask_box, parse_box
+from multitalk_nodes.multitalk_core.places import box_mask, default_boxes, mask_box, parse_box
 from multitalk_nodes.multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 
 SIZE = (128, 192)

@@ -382,7 +382,7 @@ def test_first_and_last_steps_are_always_made(tiny, wan, weights):
 def test_a_label_map_takes_the_last_steps_from_the_whole_schedule(tiny, wan, weights):
     """Of ten steps the last two are made; step 3 is none of them, though sampling ends with it."""
     from multitalk_nodes.comfy_bridge.label_map import watch_maps
-    from multitalk_nodes.multitalk_core.places import SpeakerError
+    from multitalk_nodes.multitalk_core.errors import SpeakerError
     from multitalk_nodes.multitalk_core.schedule import sigmas
 
     model, latent = cached(patched(tiny, wan, weights), 9.0, last_steps=2), {"samples": tiny.known_latent()}
@@ -529,7 +529,7 @@ def test_a_model_without_plain_blocks_is_refused(comfy):
     from types import SimpleNamespace
 
     from multitalk_nodes.comfy_bridge.step_cache import cache_steps
-    from multitalk_nodes.multitalk_core.model import WeightsError
+    from multitalk_nodes.multitalk_core.errors import WeightsError
 
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
     with pytest.raises(WeightsError, match="needs a WAN 2.1"):

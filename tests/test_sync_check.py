@@ -11,8 +11,8 @@ from multitalk_tools_server import NodeFailed
 
 from multitalk_nodes.demo.faces import Acting, one_face, two_faces
 from multitalk_nodes.multitalk_core.audio import mono_16k
+from multitalk_nodes.multitalk_core.errors import SpeakerError
 from multitalk_nodes.multitalk_core.mouths import LONGEST, SIDE, VideoError, opening, places, regions_of, watch
-from multitalk_nodes.multitalk_core.places import SpeakerError
 from multitalk_nodes.multitalk_core.sources import VideoSource
 from multitalk_nodes.multitalk_core.speakers import Speaker
 from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, speech_energy, voice_energy

@@ -14,17 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE, AudioError
-from multitalk_nodes.multitalk_core.wav2vec import (
-    AudioEncoder,
-    EncoderError,
-    StreamedEmbeds,
-    Wav2Vec2,
-    _ConvFeatures,
-    at_video_rate,
-    embed_frames,
-    normalise_samples,
-)
+from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE, embed_frames
+from multitalk_nodes.multitalk_core.errors import AudioError, EncoderError
+from multitalk_nodes.multitalk_core.wav2vec import AudioEncoder, StreamedEmbeds, Wav2Vec2, _ConvFeatures, at_video_rate, normalise_samples
 from multitalk_nodes.multitalk_core.wav2vec_files import EncoderFiles, build_encoder, infer_config, read_encoder
 from multitalk_nodes.tests.graphs import ROOT
 

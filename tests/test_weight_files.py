@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from multitalk_nodes.multitalk_core.errors import WeightsError
 from multitalk_nodes.multitalk_core.identify import identify
-from multitalk_nodes.multitalk_core.model import WeightsError
-from multitalk_nodes.multitalk_core.weight_files import Header, TensorEntry, read_header
+from multitalk_nodes.multitalk_core.weight_files import read_header
+from multitalk_nodes.multitalk_core.weights.header import Header, TensorEntry
 from multitalk_nodes.tests import layouts
 
 
@@ -215,7 +216,7 @@ def test_the_audio_loader_names_what_it_got_instead(comfy, tmp_path, tensors, to
 )
 def test_the_encoder_loader_names_what_it_got_instead(comfy, tmp_path, tensors, told):
     from multitalk_nodes.comfy_bridge.encoder import load_encoder
-    from multitalk_nodes.multitalk_core.wav2vec import EncoderError
+    from multitalk_nodes.multitalk_core.errors import EncoderError
 
     save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "encoder.safetensors")
     with pytest.raises(EncoderError, match=f"'encoder.safetensors' .*{told}.*wav2vec2-chinese-base_fp16"):

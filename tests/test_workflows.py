@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from multitalk_nodes.multitalk_core.audio import SAMPLE_RATE, mono_16k
+from multitalk_nodes.multitalk_core.audio import mono_16k
 from multitalk_nodes.multitalk_core.audio_files import read_sound
+from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
 from multitalk_nodes.multitalk_core.dialogue import dialogue
 from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, voice_energy
 from multitalk_nodes.multitalk_core.sync_check import LEAST_FRAMES

@@ -18,8 +18,8 @@ from .hub_client import Damaged, HubClient, NotFetched, Remote  # first: it regi
 from .steps import Step, locked
 
 # isort: split
-from multitalk_nodes.multitalk_core.disk import checksum, sync
-from multitalk_nodes.multitalk_core.manifest import GB, Entry, gigabytes
+from multitalk_nodes.multitalk_core.files import GB, checksum, gigabytes, sync
+from multitalk_nodes.multitalk_core.manifest import Entry
 from multitalk_nodes.multitalk_core.model_folders import named
 
 STAGING = ".multitalk-downloads"  # hidden: ComfyUI lists no files in it

@@ -137,7 +137,7 @@ def _wanted(names: list[str], manifest):
 
 
 def _plan(wanted, items, disks) -> str:
-    from multitalk_nodes.multitalk_core.manifest import gigabytes
+    from multitalk_nodes.multitalk_core.files import gigabytes
 
     rows = [f"  {f'{item.entry.folder}/{item.entry.name}':<90} {item.entry.told:>16}   {item.state}" for item in items]
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...multitalk_core.audio import SAMPLE_RATE
+from ...multitalk_core.clock import FPS, SAMPLE_RATE
 from ...multitalk_core.generate import GREY
 from ...multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 from ...multitalk_core.sync import voice_energy
-from ...multitalk_core.wav2vec import FPS, Wav2Vec2
+from ...multitalk_core.wav2vec import Wav2Vec2
 from ...multitalk_core.windows import audio_windows
 from . import scenes
 from .speech import Corpus

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...multitalk_core.audio import SAMPLE_RATE, resample
+from ...multitalk_core.audio import resample
+from ...multitalk_core.clock import SAMPLE_RATE
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as _unload

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from ...multitalk_core.audio import SAMPLE_RATE, normalise_loudness
+from ...multitalk_core.audio import normalise_loudness
+from ...multitalk_core.clock import FPS, SAMPLE_RATE
 from ...multitalk_core.sync import pearson, voice_energy
-from ...multitalk_core.wav2vec import FPS, Wav2Vec2
+from ...multitalk_core.wav2vec import Wav2Vec2
 from .speech import Corpus, disturbed
 from .stage import Report, Stage
 

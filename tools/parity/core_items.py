@@ -10,14 +10,15 @@ from einops import rearrange
 from torch import Tensor
 
 from ...comfy_bridge.weights import MultiTalkWeights, load_weights
-from ...multitalk_core.audio import SAMPLE_RATE, integrated_loudness, lay_out, mono_16k, normalise_loudness
+from ...multitalk_core.audio import integrated_loudness, lay_out, mono_16k, normalise_loudness
+from ...multitalk_core.clock import SAMPLE_RATE, embed_frames
 from ...multitalk_core.colour import match_colours
 from ...multitalk_core.model import audio_positions, dominant_class, reference_attention_map, sdpa, speaker_positions, split_windows
 from ...multitalk_core.places import Box
 from ...multitalk_core.sizes import BUCKETS, bucket, clip_input, fit_mask, fit_picture, fitted
 from ...multitalk_core.speakers import Speaker, ref_target_masks, source_masks, token_masks
 from ...multitalk_core.voices import encode_voices
-from ...multitalk_core.wav2vec import Wav2Vec2, at_video_rate, embed_frames, normalise_samples
+from ...multitalk_core.wav2vec import Wav2Vec2, at_video_rate, normalise_samples
 from ...multitalk_core.wav2vec_files import EncoderFiles, build_encoder
 from ...multitalk_core.windows import audio_windows, plan_clips, reflect, window_indices
 from .goldens import Check, Goldens, compare

@@ -75,3 +75,19 @@ def read_list(text: str, read: Callable[[str], T]) -> T:
     if len(found) > 1 and found[apart] != found[decimal]:
         raise ValueError(f"'{text}' can be read in two ways: is the comma a decimal one? Write '{apart}' or '{decimal}'.")
     return next(iter(found.values()))
+
+
+SAMPLE_RATE = 16_000  # Hz, what Wav2Vec2 was trained on
+
+
+FPS = 25  # video frames a second, the models' training rate
+
+
+def embed_frames(samples: int) -> int:
+    """Embeddings of a track of `samples`, never none: int(seconds · 25) in floating point, as get_embedding() computes it."""
+    return max(1, int(samples / SAMPLE_RATE * FPS))
+
+
+def video_frames(samples: int, rate: int = SAMPLE_RATE) -> int:
+    """Frames of the finished video: it ends with the audio, to the nearest frame, and has at least one."""
+    return max(1, round(samples / rate * FPS))
