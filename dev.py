@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The developer's command: `python dev.py test`, and the rest under `python dev.py --help`.
 
-Standard library only: what it runs, it runs in an environment that it makes itself (tools/environment.py).
+Standard library only: what it runs, it runs in an environment that it makes itself (tools/environment/environment.py).
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
     sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
 
-from benchmarks import drift as drift_options
-from benchmarks import long_video as long_video_options
-from benchmarks import performance as performance_options
-from benchmarks import step_cache as step_cache_options
-from benchmarks import sync_check as sync_check_options
-from demo import eval_main as eval_options
-from demo.train import run as train_options
-from tools import demo as demo_options
-from tools import doctor as doctor_options
-from tools import environment, testing
-from tools import faults as faults_options
-from tools import matrix as matrix_options
-from tools import models as models_options
-from tools import serve as serve_options
-from tools import signatures as signatures_options
+from lab import faults as faults_options
+from lab.benchmarks import drift as drift_options
+from lab.benchmarks import long_video as long_video_options
+from lab.benchmarks import performance as performance_options
+from lab.benchmarks import step_cache as step_cache_options
+from lab.benchmarks import sync_check as sync_check_options
+from lab.evaluation import main as eval_options
+from lab.training import run as train_options
+from tools import testing
+from tools.comfyui import demo as demo_options
+from tools.comfyui import serve as serve_options
+from tools.environment import doctor as doctor_options
+from tools.environment import environment
+from tools.environment.steps import StepFailed
+from tools.environment.venvs import clean_variables
+from tools.models import main as models_options
 from tools.processes import leave_on_signals, run
-from tools.steps import StepFailed
-from tools.venvs import clean_variables
+from tools.release import matrix as matrix_options
+from tools.release import signatures as signatures_options
 
 
 def env(options: argparse.Namespace) -> int:
@@ -49,7 +50,7 @@ def test(options: argparse.Namespace) -> int:
     """ruff, the quick tests, and a few on the oldest ComfyUI; further arguments go to pytest, which then runs in one process"""
     if options.matrix:
         matrix_options.parse(options.more)
-        return environment.prepare().run(["-m", "tools.matrix", *options.more])
+        return environment.prepare().run(["-m", "tools.release.matrix", *options.more])
     return testing.test(environment.prepare(), options.more, options.all, options.coverage)
 
 
@@ -74,28 +75,28 @@ def demo(options: argparse.Namespace) -> int:
     """make a drawn face talk on the CPU, or your own: --image FACE --audio SPEECH --out FILE"""
     demo_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "tools" / "demo.py"), *options.more], folder=Path.cwd())
+    return made.run([str(environment.ROOT / "tools" / "comfyui" / "demo.py"), *options.more], folder=Path.cwd())
 
 
 def serve(options: argparse.Namespace) -> int:
     """ComfyUI and the serverless worker on this machine, with the demo model: a request in, a video out"""
     serve_options.parse(options.more)
     made = environment.prepare()
-    return made.run(["-m", "tools.serve", *options.more])
+    return made.run(["-m", "tools.comfyui.serve", *options.more])
 
 
 def train_demo(options: argparse.Namespace) -> int:
     """train the demo's model, from nothing to its four files (hours on a CPU; goes on where it was broken off)"""
     train_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "demo" / "train" / "run.py"), *options.more], folder=Path.cwd())
+    return made.run([str(environment.ROOT / "lab" / "training" / "run.py"), *options.more], folder=Path.cwd())
 
 
 def eval_demo(options: argparse.Namespace) -> int:
     """measure the demo's model on newly drawn faces, and on voices and words that it never heard"""
     eval_options.parse(options.more)
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "demo" / "eval_main.py"), *options.more], folder=Path.cwd())
+    return made.run([str(environment.ROOT / "lab" / "evaluation" / "main.py"), *options.more], folder=Path.cwd())
 
 
 BENCHES = {
@@ -143,27 +144,27 @@ def mutants(options: argparse.Namespace) -> int:
     made = environment.prepare()
     if made.goldens is None:
         raise StepFailed("mutants", "no folder of goldens was found", "set MULTITALK_GOLDENS to one")
-    return made.run(["-m", "tools.mutants", str(made.goldens)])
+    return made.run(["-m", "lab.parity.mutants", str(made.goldens)])
 
 
 def faults(options: argparse.Namespace) -> int:
     """put ten random faults into the product, one at a time, and see that the quick tests notice (an hour or less)"""
     faults_options.parse(options.more)
     made = environment.prepare()
-    return made.run(["-m", "tools.faults", *options.more])
+    return made.run(["-m", "lab.faults", *options.more])
 
 
 def kills(options: argparse.Namespace) -> int:
     """kill -9 ComfyUI while it makes a long video: --count 12 takes three minutes"""
     made = environment.prepare()
-    return made.run(["-m", "tools.kills", *options.more])
+    return made.run(["-m", "lab.kills", *options.more])
 
 
 def release_signatures(options: argparse.Namespace) -> int:
     """record the nodes' inputs and outputs and the workflows of the version in pyproject.toml, which later ones are held against"""
     signatures_options.parse(options.more)
     made = environment.prepare()
-    return (made.on_oldest() or made).run(["-m", "tools.signatures", *options.more])
+    return (made.on_oldest() or made).run(["-m", "tools.release.signatures", *options.more])
 
 
 PARITY_OPTIONS = {

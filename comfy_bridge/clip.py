@@ -11,14 +11,14 @@ import comfy.model_patcher
 import torch
 from torch import Tensor
 
-from ..multitalk_core.audio import playable
+from ..multitalk_core.audio.sound import playable
 from ..multitalk_core.clock import FPS
 from ..multitalk_core.colour import match_colours
 from ..multitalk_core.generate import condition_clip
 from ..multitalk_core.notes import note
+from ..multitalk_core.people.speakers import Speaker, called, capital, check_places, ref_target_masks, source_masks, token_masks
+from ..multitalk_core.people.voices import Voices
 from ..multitalk_core.sizes import BUCKETS, TOKEN_STRIDE, fit_picture, opaque
-from ..multitalk_core.speakers import Speaker, called, capital, check_places, ref_target_masks, source_masks, token_masks
-from ..multitalk_core.voices import Voices
 from ..multitalk_core.windows import Clip, fitting_frames
 from .backend import Scene, device_with
 from .conditioning import Conditioning, PictureError

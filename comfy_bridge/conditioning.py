@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..multitalk_core.errors import MultiTalkError, SpeakerError
-from ..multitalk_core.prompts import Prompt
 from ..multitalk_core.sizes import LATENT_STRIDE, clip_input
+from ..multitalk_core.video.prompts import Prompt
 from ..multitalk_core.windows import whole_frames
 from .patches import AUDIO, NULL, listens
 

@@ -13,12 +13,12 @@ import torch
 from comfy.cli_args import args
 from comfy.ldm.modules import attention
 
-from ..multitalk_core.diagnosis import Fact, compilers, disks, free_on, memory, versions
 from ..multitalk_core.files import gigabytes
-from ..multitalk_core.model_check import NEEDED, PRESENT, ModelCheck, Told
-from ..multitalk_core.model_folders import FOLDERS, Places
-from ..multitalk_core.needs import needs
 from ..multitalk_core.sizes import SizeClass
+from ..multitalk_core.upkeep.check import NEEDED, PRESENT, ModelCheck, Told
+from ..multitalk_core.upkeep.folders import FOLDERS, Places
+from ..multitalk_core.upkeep.machine import Fact, compilers, disks, free_on, memory, versions
+from ..multitalk_core.upkeep.needs import needs
 
 SLOW = ("attention_sub_quad", "attention_split", "attention_basic")
 ON_MEMORY = ("highvram", "gpu_only", "lowvram", "novram", "cpu", "reserve_vram", "disable_dynamic_vram", "disable_smart_memory")

@@ -13,11 +13,11 @@ import comfy.model_patcher
 import comfy.utils
 from torch import Tensor
 
+from ..multitalk_core.audio.wav2vec import Progress, Wav2Vec2
+from ..multitalk_core.audio.wav2vec_files import build_encoder, read_encoder
 from ..multitalk_core.errors import EncoderError, WeightsError
-from ..multitalk_core.identify import ENCODER_FILE, KINDS_IN_WORDS, identify
-from ..multitalk_core.wav2vec import Progress, Wav2Vec2
-from ..multitalk_core.wav2vec_files import build_encoder, read_encoder
-from ..multitalk_core.weight_files import read_header
+from ..multitalk_core.weights.files import read_header
+from ..multitalk_core.weights.identify import ENCODER_FILE, KINDS_IN_WORDS, identify
 from ..multitalk_core.windows import Embeds
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ManagedEncoder:
-    """multitalk_core.wav2vec.AudioEncoder that ComfyUI loads before it is used. Travels as AUDIO_ENCODER."""
+    """multitalk_core.audio.wav2vec.AudioEncoder that ComfyUI loads before it is used. Travels as AUDIO_ENCODER."""
 
     patcher: comfy.model_patcher.ModelPatcher
     network: Wav2Vec2

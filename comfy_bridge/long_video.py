@@ -16,18 +16,18 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..multitalk_core.audio import playable
+from ..multitalk_core.audio.sound import playable
 from ..multitalk_core.clock import FPS
-from ..multitalk_core.disk import Place
 from ..multitalk_core.families import FAMILIES, Family
 from ..multitalk_core.generate import clip_seed, make_clip
 from ..multitalk_core.guidance import Projection
-from ..multitalk_core.job import ANCHOR, Job, motion_bytes
+from ..multitalk_core.people.voices import Voices
 from ..multitalk_core.schedule import sigmas
-from ..multitalk_core.segments import Codec
 from ..multitalk_core.sizes import fit_picture
-from ..multitalk_core.sources import VideoSource
-from ..multitalk_core.voices import Voices
+from ..multitalk_core.video.disk import Place
+from ..multitalk_core.video.job import ANCHOR, Job, motion_bytes
+from ..multitalk_core.video.segments import Codec
+from ..multitalk_core.video.sources import VideoSource
 from ..multitalk_core.windows import Clip, Embeds, Shot, plan_shots, stretch_of
 from .backend import ComfyBackend
 from .clip import fit_scene, whole_clip

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..multitalk_core.gguf_files import unpack
-from ..multitalk_core.layouts import Stored, scaled
+from ..multitalk_core.weights.gguf import unpack
+from ..multitalk_core.weights.layouts import Stored, scaled
 
 
 class Quantised(comfy.ops.manual_cast):

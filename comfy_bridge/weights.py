@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..multitalk_core.errors import WeightsError
 from ..multitalk_core.families import FAMILIES, Family
-from ..multitalk_core.gguf_files import map_gguf
-from ..multitalk_core.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
-from ..multitalk_core.layouts import OURS, Stored, collect, plain_key
-from ..multitalk_core.manifest import Manifest
 from ..multitalk_core.model import AdapterShape, MultiTalkAdapter
-from ..multitalk_core.weight_files import read_header
+from ..multitalk_core.upkeep.published import Manifest
+from ..multitalk_core.weights.files import read_header
+from ..multitalk_core.weights.gguf import map_gguf
 from ..multitalk_core.weights.header import Header
+from ..multitalk_core.weights.identify import AUDIO_FILE, KINDS_IN_WORDS, identify
+from ..multitalk_core.weights.layouts import OURS, Stored, collect, plain_key
 from .quantised import Quantised
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class MultiTalkWeights:
 
 
 def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype | None = None) -> MultiTalkWeights:
-    """Load a safetensors or GGUF file in any of the published layouts; see multitalk_core.layouts.
+    """Load a safetensors or GGUF file in any of the published layouts; see multitalk_core.weights.layouts.
 
     Args:
         path: from folder_paths, never from the user as text.

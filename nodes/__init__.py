@@ -1,14 +1,14 @@
-"""What a user sees, one theme a file; each ends in its list of nodes."""
+"""The ComfyUI nodes, one module per topic. Every module ends with a NODES list."""
 
-from . import audio, check, demo, interop, long_video, model, models, preset, sampling, seeing, speakers
+from . import audio, demo, interop, long_video, model, model_check, preset, preview, sampling, speakers, sync_check
 
 NODES = [
     *audio.NODES,
     *speakers.NODES,
-    *check.NODES,
-    *seeing.NODES,
+    *sync_check.NODES,
+    *preview.NODES,
     *model.NODES,
-    *models.NODES,
+    *model_check.NODES,
     *preset.NODES,
     *sampling.NODES,
     *long_video.NODES,

@@ -8,10 +8,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..comfy_bridge.encoder import as_encoder, load_encoder
-from ..multitalk_core.audio import CHANNEL_NAMES, pick_channel, playable, to_stereo
-from ..multitalk_core.audio_files import read_channels
+from ..multitalk_core.audio.files import read_channels
+from ..multitalk_core.audio.sound import CHANNEL_NAMES, pick_channel, playable, to_stereo
 from ..multitalk_core.errors import AudioError
-from ..multitalk_core.voices import encode_voices
+from ..multitalk_core.people.voices import encode_voices
 from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES

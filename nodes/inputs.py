@@ -3,9 +3,9 @@
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..multitalk_core.casting import ABSENT
 from ..multitalk_core.errors import SpeakerError
-from ..multitalk_core.speakers import MAX_SPEAKERS
+from ..multitalk_core.people.casting import ABSENT
+from ..multitalk_core.people.speakers import MAX_SPEAKERS
 from .types import SPEAKER
 
 

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..multitalk_core.audio import sound_of
-from ..multitalk_core.interop import from_wrapper, to_wrapper
+from ..multitalk_core.audio.sound import sound_of
+from ..multitalk_core.people.wan_wrapper import from_wrapper, to_wrapper
 from .base import Node
 from .types import CATEGORY, VOICES
 

@@ -12,10 +12,10 @@ from ..comfy_bridge.output import DEFAULT_PREFIX, OutputPlace, made_with
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.guidance import Projection
-from ..multitalk_core.job import Job
-from ..multitalk_core.prompts import parse_prompts
-from ..multitalk_core.segments import CODECS, WORST
-from ..multitalk_core.sources import VideoSource
+from ..multitalk_core.video.job import Job
+from ..multitalk_core.video.prompts import parse_prompts
+from ..multitalk_core.video.segments import CODECS, WORST
+from ..multitalk_core.video.sources import VideoSource
 from ..multitalk_core.windows import parse_cuts
 from . import inputs
 from .base import Node

@@ -4,14 +4,14 @@ import json
 
 from comfy_api.latest import io, ui
 
-from ..multitalk_core.audio import all_channels, playable, sound_of
-from ..multitalk_core.casting import Place, everyone, parse_places, take_places
-from ..multitalk_core.dialogue import MODES, dialogue
+from ..multitalk_core.audio.sound import all_channels, playable, sound_of
 from ..multitalk_core.errors import SpeakerError
-from ..multitalk_core.pictures import timeline_picture
-from ..multitalk_core.places import faces_of, mask_box, parse_box
-from ..multitalk_core.speakers import Speaker, source_masks
-from ..multitalk_core.vad import speech_only
+from ..multitalk_core.people.casting import Place, everyone, parse_places, take_places
+from ..multitalk_core.people.dialogue import MODES, dialogue
+from ..multitalk_core.people.places import faces_of, mask_box, parse_box
+from ..multitalk_core.people.speakers import Speaker, source_masks
+from ..multitalk_core.people.speech import speech_only
+from ..multitalk_core.pictures.people import timeline_picture
 from . import inputs
 from .audio import as_audio
 from .base import Node

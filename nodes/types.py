@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-SPEAKER = io.Custom("MULTITALK_SPEAKER")  # multitalk_core.speakers.Speaker
-VOICES = io.Custom("MULTITALK_VOICES")  # multitalk_core.voices.Voices
+SPEAKER = io.Custom("MULTITALK_SPEAKER")  # multitalk_core.people.speakers.Speaker
+VOICES = io.Custom("MULTITALK_VOICES")  # multitalk_core.people.voices.Voices
 
 CATEGORY = "MultiTalk"

@@ -8,7 +8,7 @@ import binascii
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitalk_core.decoding import format_of
+from multitalk_core.audio.decoding import format_of
 
 from .errors import JobError
 from .fetch import fetch, too_large

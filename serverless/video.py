@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from multitalk_core.decoding import SoundError, seconds
+from multitalk_core.audio.decoding import SoundError, seconds
 
 from .errors import JobError
 

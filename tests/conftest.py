@@ -29,11 +29,11 @@ def load_by_path(name: str, file: Path):
     return module
 
 
-pack = load_by_path("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+pack = load_by_path("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
 pack.register_pack()
 
 # `import multitalk_tools_server` in a test: the errors must be the same classes as the fixture's
-server_tools = sys.modules["multitalk_tools_server"] = importlib.import_module("multitalk_nodes.tools.server")
+server_tools = sys.modules["multitalk_tools_server"] = importlib.import_module("multitalk_nodes.tools.comfyui.server")
 
 costs = importlib.import_module("multitalk_nodes.tests.costs")
 costs.count_servers(server_tools.ComfyServer)
@@ -91,7 +91,7 @@ def comfy() -> Path:
 
 @pytest.fixture(scope="session")
 def server():
-    """A ComfyUI process with the pack in it, on the CPU; one for all tests. See tools/server.py for what it can do.
+    """A ComfyUI process with the pack in it, on the CPU; one for all tests. See tools/comfyui/server.py for what it can do.
 
     MULTITALK_COMFYUI_FLAGS is added to its command line: another frontend (--front-end-root FOLDER), say.
     """

@@ -38,7 +38,8 @@ def get(tmp_path, hub, monkeypatch, capfd):
     """Runs the command here, without its pauses; its exit code, and what it said."""
     import huggingface_hub.constants
 
-    from multitalk_nodes.tools import models, steps
+    from multitalk_nodes.tools.environment import steps
+    from multitalk_nodes.tools.models import main as models
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))

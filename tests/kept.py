@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from multitalk_nodes.tools.environment import cache_folder
+from multitalk_nodes.tools.environment.environment import cache_folder
 
 PACKAGES = ("torch", "transformers", "safetensors")
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "pack.py")
+spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
 pack = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
 pack.register_pack()

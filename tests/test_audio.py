@@ -6,21 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.audio import (
+from multitalk_nodes.multitalk_core.audio.loudness import BLOCK_SECONDS, TARGET_LUFS, integrated_loudness, normalise_loudness, without_hum
+from multitalk_nodes.multitalk_core.audio.sound import (
     AAC_RATES,
-    BLOCK_SECONDS,
-    TARGET_LUFS,
     as_sound,
-    integrated_loudness,
     lay_out,
     mix,
     mono_16k,
-    normalise_loudness,
     pick_channel,
     playable,
     resample,
     start_samples,
-    without_hum,
 )
 from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
 from multitalk_nodes.multitalk_core.errors import AudioError

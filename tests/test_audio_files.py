@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.audio import CHANNEL_NAMES, mono_16k, playable, sound_of, to_mono, to_stereo
-from multitalk_nodes.multitalk_core.audio_files import read_channels, read_sound
+from multitalk_nodes.multitalk_core.audio.files import read_channels, read_sound
+from multitalk_nodes.multitalk_core.audio.sound import CHANNEL_NAMES, mono_16k, playable, sound_of, to_mono, to_stereo
 from multitalk_nodes.multitalk_core.clock import video_frames
-from multitalk_nodes.multitalk_core.dialogue import dialogue
 from multitalk_nodes.multitalk_core.errors import AudioError
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.sources import SourceError, VideoSource
-from multitalk_nodes.multitalk_core.speakers import Speaker
-from multitalk_nodes.multitalk_core.voices import encode_voices
+from multitalk_nodes.multitalk_core.people.dialogue import dialogue
+from multitalk_nodes.multitalk_core.people.speakers import Speaker
+from multitalk_nodes.multitalk_core.people.voices import encode_voices
+from multitalk_nodes.multitalk_core.video.sources import SourceError, VideoSource
 from multitalk_nodes.tests.graphs import SAMPLES
 from multitalk_nodes.tests.sounds import FILES, RATE, SECONDS, USELESS, aac, encoded, long_voice, mp3, sized, voice, written
 from serverless.errors import JobError
@@ -353,7 +353,7 @@ def test_video_frames_of_the_field(tmp_path):
 
 def test_a_buffer_is_not_needed_whole(tmp_path):
     """A part reads as a file does: forwards, backwards, and over its end."""
-    from multitalk_nodes.multitalk_core.sound_parts import Part
+    from multitalk_nodes.multitalk_core.audio.sound_parts import Part
 
     file = tmp_path / "a"
     file.write_bytes(bytes(range(100)))

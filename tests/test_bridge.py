@@ -370,7 +370,7 @@ def test_cores_audio_encoder_is_read_in_the_published_way(tiny, stable):
     from comfy.audio_encoders.wav2vec2 import Wav2Vec2Model
 
     from multitalk_nodes.comfy_bridge.encoder import as_encoder
-    from multitalk_nodes.multitalk_core.wav2vec_files import EncoderFiles, build_encoder, infer_config
+    from multitalk_nodes.multitalk_core.audio.wav2vec_files import EncoderFiles, build_encoder, infer_config
 
     core = Wav2Vec2Model(
         embed_dim=64, num_heads=2, num_layers=3, conv_norm=stable, conv_bias=stable, do_normalize=stable, do_stable_layer_norm=stable,
@@ -533,7 +533,7 @@ class TestFiles:
 
         from multitalk_nodes.comfy_bridge.weights import choose_family
         from multitalk_nodes.multitalk_core.errors import WeightsError
-        from multitalk_nodes.multitalk_core.manifest import Manifest
+        from multitalk_nodes.multitalk_core.upkeep.published import Manifest
 
         file = tmp_path / "audio_14B.safetensors"
         file.write_bytes(b"published")
@@ -636,8 +636,8 @@ def test_a_name_that_no_file_can_have_is_refused_at_once(output_folder, prefix):
 def test_pictures_of_odd_sides_are_made_even_and_that_is_said(size, expected):
     from multitalk_nodes.comfy_bridge.clip import decode_clip
     from multitalk_nodes.multitalk_core.notes import noting
-    from multitalk_nodes.multitalk_core.speakers import Speaker
-    from multitalk_nodes.multitalk_core.voices import Voices
+    from multitalk_nodes.multitalk_core.people.speakers import Speaker
+    from multitalk_nodes.multitalk_core.people.voices import Voices
 
     made = torch.rand(1, 5, *size, 3)
     vae = SimpleNamespace(latent_channels=16, latent_dim=3, decode=lambda samples: made)

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.casting import ABSENT, Place, everyone, parse_places, settled, take_places
 from multitalk_nodes.multitalk_core.errors import SpeakerError
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.places import box_mask, faces_of, mask_box, parse_box, pixel_box
-from multitalk_nodes.multitalk_core.speakers import Speaker, hearing_report, place_report, ref_target_masks, source_masks, token_masks
+from multitalk_nodes.multitalk_core.people.casting import ABSENT, Place, everyone, parse_places, settled, take_places
+from multitalk_nodes.multitalk_core.people.places import box_mask, faces_of, mask_box, parse_box, pixel_box
+from multitalk_nodes.multitalk_core.people.speakers import (
+    Speaker,
+    hearing_report,
+    place_report,
+    ref_target_masks,
+    source_masks,
+    token_masks,
+)
 
 LEFT, MIDDLE, RIGHT = (0.0, 0.1, 0.3, 0.9), (0.35, 0.1, 0.6, 0.9), (0.7, 0.1, 1.0, 0.9)
 VOICE = torch.ones(1, 100)

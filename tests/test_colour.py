@@ -123,7 +123,7 @@ def test_the_result_lies_in_pixels_whatever_the_frames_lie_in():
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (480, 832), (720, 1280)])
 def test_it_needs_no_more_memory_than_it_says(comfy, height, width):
-    from multitalk_nodes.benchmarks.counted import count
+    from multitalk_nodes.lab.benchmarks.counted import count
 
     frames, reference = pictures(5, height, width), pictures(1, height, width)
     beside = count(lambda: match_colours(frames, reference)).peak_bytes - frames.nbytes

@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 
+from multitalk_nodes.lab import faults
+from multitalk_nodes.lab.parity.mutants import MUTANTS
 from multitalk_nodes.tests import costs
 from multitalk_nodes.tests.graphs import ROOT, Graph, workflow
 from multitalk_nodes.tests.kept import kept
 from multitalk_nodes.tests.test_workflows import KINDS
-from multitalk_nodes.tools import faults
-from multitalk_nodes.tools.mutants import MUTANTS
 from multitalk_nodes.tools.testing import SHORT
 
 # of each promise, a test that must be in the quick tier

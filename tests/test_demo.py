@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe
-from multitalk_nodes.tools import demo
+from multitalk_nodes.tools.comfyui import demo
 
 FACE, VOICE = str(SAMPLES / "face_small.png"), str(SAMPLES / "voice_1.wav")
 

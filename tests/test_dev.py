@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def tools(monkeypatch):
     """dev.py's modules, imported as dev.py does, and put away again."""
     monkeypatch.syspath_prepend(str(ROOT))
-    from tools import environment, host, steps
+    from tools.environment import environment, host, steps
 
     yield {"environment": environment, "host": host, "steps": steps}
     for name in [name for name in sys.modules if name.split(".")[0] == "tools"]:
@@ -207,7 +207,7 @@ def test_a_failed_command_names_step_log_and_way_out(tools, tmp_path):
 def test_a_lock_is_held_against_others_and_goes_with_its_process(tools, tmp_path):
     steps = tools["steps"]
     target = tmp_path / "thing"
-    holder = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from tools.steps import Step, locked\n"
+    holder = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from tools.environment.steps import Step, locked\n"
     holder += f"with locked(Path({str(target)!r}), Step('other')): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"

@@ -8,12 +8,12 @@ import venv
 
 import pytest
 
-from multitalk_nodes.multitalk_core import diagnosis
-from multitalk_nodes.multitalk_core.diagnosis import Fact, as_text, clashes, compilers, disks, memory, versions
-from multitalk_nodes.multitalk_core.manifest import Manifest
-from multitalk_nodes.multitalk_core.needs import needs
+from multitalk_nodes.multitalk_core.upkeep import machine as diagnosis
+from multitalk_nodes.multitalk_core.upkeep.machine import Fact, as_text, clashes, compilers, disks, memory, versions
+from multitalk_nodes.multitalk_core.upkeep.needs import needs
+from multitalk_nodes.multitalk_core.upkeep.published import Manifest
 from multitalk_nodes.tests.graphs import ROOT
-from multitalk_nodes.tools.venvs import python_of
+from multitalk_nodes.tools.environment.venvs import python_of
 
 GIB = 2**30
 
@@ -118,9 +118,9 @@ def test_a_torch_that_does_not_load_is_told_with_what_to_do(tmp_path, content):
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("pack", {str(ROOT / "tools" / "pack.py")!r})
+spec = spec_from_file_location("pack", {str(ROOT / "tools" / "environment" / "pack.py")!r})
 pack = module_from_spec(spec); spec.loader.exec_module(pack); pack.register_pack()
-from multitalk_nodes.multitalk_core.diagnosis import as_text, versions
+from multitalk_nodes.multitalk_core.upkeep.machine import as_text, versions
 print(as_text(versions()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -154,7 +154,7 @@ def test_a_container_s_memory_is_its_limit_less_what_it_uses(tmp_path, monkeypat
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-5", "0"])
 def test_a_length_that_is_none_is_refused(seconds, capsys):
-    from multitalk_nodes.tools.doctor import parse
+    from multitalk_nodes.tools.environment.doctor import parse
 
     with pytest.raises(SystemExit):
         parse([f"--seconds={seconds}"])

@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.audio import mix
-from multitalk_nodes.multitalk_core.dialogue import at_once, dialogue
+from multitalk_nodes.multitalk_core.audio.sound import mix
 from multitalk_nodes.multitalk_core.errors import AudioError
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.pictures import ALARM, timeline_picture
-from multitalk_nodes.multitalk_core.timeline import Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans
-from multitalk_nodes.multitalk_core.vad import speech_only
+from multitalk_nodes.multitalk_core.people.dialogue import at_once, dialogue
+from multitalk_nodes.multitalk_core.people.speech import speech_only
+from multitalk_nodes.multitalk_core.people.timeline import Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans
+from multitalk_nodes.multitalk_core.pictures.people import ALARM, timeline_picture
 
 RATE = 8000
 
@@ -387,7 +387,7 @@ def test_cleaning_changes_what_is_heard_and_not_what_is_played():
 
 def test_speech_is_found_in_noise_and_torch_keeps_its_threads():
     pytest.importorskip("silero_vad")
-    from multitalk_nodes.multitalk_core.audio_files import read_sound
+    from multitalk_nodes.multitalk_core.audio.files import read_sound
     from multitalk_nodes.tests.graphs import SAMPLES
 
     threads = torch.get_num_threads()

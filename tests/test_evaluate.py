@@ -16,8 +16,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from multitalk_nodes.demo import eval_main, eval_workers, report
-from multitalk_nodes.demo.eval_cases import (
+from multitalk_nodes.lab.evaluation import main as eval_main
+from multitalk_nodes.lab.evaluation import report
+from multitalk_nodes.lab.evaluation import workers as eval_workers
+from multitalk_nodes.lab.evaluation.cases import (
     LAYOUTS,
     LEAST_SPEECH,
     MOST_ALIKE,
@@ -31,10 +33,11 @@ from multitalk_nodes.demo.eval_cases import (
     plan_of,
     recorded_voice,
 )
-from multitalk_nodes.demo.eval_files import read_video, truth_file, video_file, video_parts, write_video
-from multitalk_nodes.demo.faces import Acting
-from multitalk_nodes.demo.metadata import METRICS, add_metrics, tensors_hash
-from multitalk_nodes.multitalk_core.sync import pearson, voice_energy
+from multitalk_nodes.lab.evaluation.files import read_video, truth_file, video_file, video_parts, write_video
+from multitalk_nodes.lab.evaluation.metadata import METRICS, add_metrics, tensors_hash
+from multitalk_nodes.lab.scenes.faces import Acting
+from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
+from multitalk_nodes.multitalk_core.lipsync.curves import pearson
 
 pytest.importorskip("espeakng_loader", reason="needs espeak-ng: pip install espeakng-loader")
 
@@ -45,7 +48,7 @@ SMALL = Scope(quick=True)  # whose first and third cases are small
 
 @pytest.fixture(scope="module")
 def evaluate(comfy):
-    from multitalk_nodes.demo import evaluate
+    from multitalk_nodes.lab.evaluation import evaluate
 
     return evaluate
 
@@ -388,7 +391,7 @@ def test_tables_have_a_line_for_every_row(evaluate, tmp_path):
 
 
 def test_a_contact_sheet_shows_what_was_made(evaluate, tmp_path):
-    from multitalk_nodes.demo.eval_sheet import sheet_of
+    from multitalk_nodes.lab.evaluation.sheet import sheet_of
 
     records(evaluate, tmp_path, ("one",))
     records(evaluate, tmp_path, ("two", "swapped"))
@@ -500,7 +503,7 @@ def test_a_worker_that_ends_is_told():
 
 def command(*arguments):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    program = [sys.executable, str(ROOT / "demo" / "eval_main.py"), "--quick", *arguments]
+    program = [sys.executable, str(ROOT / "lab" / "evaluation" / "main.py"), "--quick", *arguments]
     return subprocess.run(program, capture_output=True, text=True, env=environment, timeout=60 * 2 * QUICK_MINUTES)
 
 

@@ -11,7 +11,7 @@ import pytest
 from multitalk_tools_server import ComfyServer
 
 from multitalk_nodes.tests.graphs import SAMPLES, Graph, video_of
-from multitalk_nodes.tools.host import OLDEST
+from multitalk_nodes.tools.environment.host import OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLD = "MultiTalk needs ComfyUI 0.18.2 or newer; this is {}. Update ComfyUI, then start it again."

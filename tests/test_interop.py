@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core.errors import SpeakerError
-from multitalk_nodes.multitalk_core.interop import from_wrapper, to_wrapper
-from multitalk_nodes.multitalk_core.places import box_mask
-from multitalk_nodes.multitalk_core.speakers import Speaker, source_masks
-from multitalk_nodes.multitalk_core.voices import Voices
+from multitalk_nodes.multitalk_core.people.places import box_mask
+from multitalk_nodes.multitalk_core.people.speakers import Speaker, source_masks
+from multitalk_nodes.multitalk_core.people.voices import Voices
+from multitalk_nodes.multitalk_core.people.wan_wrapper import from_wrapper, to_wrapper
 
 SIZE = (48, 64)
 FEATURES = torch.randn(2, 20, 12, 768, generator=torch.Generator().manual_seed(0))

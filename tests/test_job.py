@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core import job as jobs
-from multitalk_nodes.multitalk_core.disk import Exactly, JobError
-from multitalk_nodes.multitalk_core.job import ANCHOR, MANIFEST, Job, JobBusyError, motion_bytes
-from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
+from multitalk_nodes.multitalk_core.video import job as jobs
+from multitalk_nodes.multitalk_core.video.disk import Exactly, JobError
+from multitalk_nodes.multitalk_core.video.job import ANCHOR, MANIFEST, Job, JobBusyError, motion_bytes
+from multitalk_nodes.multitalk_core.video.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.windows import plan_clips
 
 ROOT = Path(__file__).resolve().parents[1]
 CODEC = CODECS["h264"]
 OVERLAP = 5
-SIDE = 128  # of smaller pictures x264 makes other bits now and then: multitalk_core/segments.py
+SIDE = 128  # of smaller pictures x264 makes other bits now and then: multitalk_core/video/segments.py
 
 
 class Off(BaseException):
@@ -298,8 +298,8 @@ pack = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
 pack.register_pack()
 from pathlib import Path
-from multitalk_nodes.multitalk_core.job import Job
-from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
+from multitalk_nodes.multitalk_core.video.job import Job
+from multitalk_nodes.multitalk_core.video.segments import CODECS, read_frames
 with Job(Path(sys.argv[2]), "a", [], CODECS["h264"], 18).hold():
     print("held", flush=True)
     sys.stdin.read()
@@ -307,7 +307,7 @@ with Job(Path(sys.argv[2]), "a", [], CODECS["h264"], 18).hold():
 
 
 def test_a_second_holder_is_told_and_a_killed_one_holds_nothing(tmp_path):
-    program = [sys.executable, "-c", HOLDER, str(ROOT / "tools" / "pack.py"), str(tmp_path / "job")]
+    program = [sys.executable, "-c", HOLDER, str(ROOT / "tools" / "environment" / "pack.py"), str(tmp_path / "job")]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(JobBusyError, match="Another ComfyUI is making this video"), the_job(tmp_path).hold():

@@ -149,7 +149,7 @@ def test_what_arrives_matters_by_its_numbers(keys):
 
 
 def test_every_number_of_a_picture_and_of_a_voice_matters(keys):
-    from multitalk_nodes.multitalk_core.speakers import Speaker
+    from multitalk_nodes.multitalk_core.people.speakers import Speaker
 
     picture, sound = torch.rand(1, 480, 832, 3), torch.rand(1, 1_000_000)
     before = keys.told_of([picture, [Speaker(sound, 16_000)]])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from multitalk_nodes.tools.kills import PHASES, kills
+from multitalk_nodes.lab.kills import PHASES, kills
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(2 * len(PHASES), marks=pytest.mark.slow)])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from multitalk_nodes.multitalk_core.label_forms import same_person
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.timeline import TimelineError, parse_names, parse_turns
+from multitalk_nodes.multitalk_core.people.label_forms import same_person
+from multitalk_nodes.multitalk_core.people.timeline import TimelineError, parse_names, parse_turns
 
 pytest.importorskip("pysubs2")
 

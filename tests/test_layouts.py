@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from multitalk_nodes.multitalk_core.errors import WeightsError
-from multitalk_nodes.multitalk_core.gguf_files import BLOCKS, unpack
 from multitalk_nodes.multitalk_core.model import AdapterShape, MultiTalkAdapter
+from multitalk_nodes.multitalk_core.weights.gguf import BLOCKS, unpack
 from multitalk_nodes.tests import layouts
 
 NAME = "tiny_infinitetalk"
@@ -191,8 +191,8 @@ def test_layers_that_core_makes_without_weights_get_all_of_them(comfy, tmp_path,
 
     from multitalk_nodes.comfy_bridge.weights import build_weights, load_weights
     from multitalk_nodes.multitalk_core.families import MULTITALK
-    from multitalk_nodes.multitalk_core.gguf_files import map_gguf
-    from multitalk_nodes.multitalk_core.weight_files import read_header
+    from multitalk_nodes.multitalk_core.weights.files import read_header
+    from multitalk_nodes.multitalk_core.weights.gguf import map_gguf
 
     path = file_of(tmp_path, layout)
     true = outputs(load_weights(str(path), NAME).adapter)
@@ -295,7 +295,7 @@ def test_a_block_format_of_our_weights_that_is_not_known_is_named_with_those_tha
 def test_a_damaged_header_with_all_of_its_data_is_loaded_or_refused(comfy, tmp_path, layout):
     """200 files with one to three bytes of the header changed."""
     from multitalk_nodes.comfy_bridge.weights import load_weights
-    from multitalk_nodes.multitalk_core.weight_files import read_header
+    from multitalk_nodes.multitalk_core.weights.files import read_header
 
     path, random_, loaded = file_of(tmp_path, layout), random.Random(11), 0
     whole = path.read_bytes()

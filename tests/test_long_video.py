@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.disk import Exactly
 from multitalk_nodes.multitalk_core.families import FAMILIES
 from multitalk_nodes.multitalk_core.generate import generate, with_grey
-from multitalk_nodes.multitalk_core.job import Job
-from multitalk_nodes.multitalk_core.segments import CODECS, read_frames
-from multitalk_nodes.multitalk_core.speakers import Speaker
+from multitalk_nodes.multitalk_core.people.speakers import Speaker
+from multitalk_nodes.multitalk_core.video.disk import Exactly
+from multitalk_nodes.multitalk_core.video.job import Job
+from multitalk_nodes.multitalk_core.video.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.windows import plan_shots
 from multitalk_nodes.tests.graphs import ROOT
 
@@ -25,9 +25,9 @@ def video(comfy, request):
     from multitalk_nodes.comfy_bridge.backend import ComfyBackend
     from multitalk_nodes.comfy_bridge.demo import load_demo
     from multitalk_nodes.comfy_bridge.long_video import LongVideo, Sound
-    from multitalk_nodes.demo.faces import one_face
+    from multitalk_nodes.lab.scenes.faces import one_face
+    from multitalk_nodes.multitalk_core.people.voices import encode_voices
     from multitalk_nodes.multitalk_core.schedule import sigmas
-    from multitalk_nodes.multitalk_core.voices import encode_voices
 
     family = FAMILIES[request.param]
     demo = load_demo(ROOT / "demo" / "weights", family)

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from multitalk_nodes.multitalk_core.files import GB
-from multitalk_nodes.multitalk_core.manifest import Manifest, ManifestError
+from multitalk_nodes.multitalk_core.upkeep.published import Manifest, ManifestError
 from multitalk_nodes.tests.graphs import ROOT
-from multitalk_nodes.tools.model_files import downloads
+from multitalk_nodes.tools.models.downloads import downloads
 
 SHIPPED = Manifest.load()
 TEMPLATES = [file for file in sorted((ROOT / "workflows" / "api").rglob("*.json")) if not file.stem.startswith("demo")]

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from multitalk_nodes.tools import matrix
-from multitalk_nodes.tools.host import DEFAULT, PINNED
-from multitalk_nodes.tools.matrix_report import LEAST, Result, report
-from multitalk_nodes.tools.steps import Step
+from multitalk_nodes.tools.environment.host import DEFAULT, PINNED
+from multitalk_nodes.tools.environment.steps import Step
+from multitalk_nodes.tools.release import matrix
+from multitalk_nodes.tools.release.matrix_report import LEAST, Result, report
 
 SURROUNDINGS = {"date": "2026-01-01", "system": "a machine"}
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"

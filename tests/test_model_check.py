@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from multitalk_nodes.multitalk_core.manifest import Manifest
-from multitalk_nodes.multitalk_core.model_check import NEEDED, ROLES, check_models
-from multitalk_nodes.multitalk_core.model_folders import places
+from multitalk_nodes.multitalk_core.upkeep.check import NEEDED, ROLES, check_models
+from multitalk_nodes.multitalk_core.upkeep.folders import places
+from multitalk_nodes.multitalk_core.upkeep.published import Manifest
 from multitalk_nodes.tests.graphs import ROOT, node
 
 Q = "encoder.layers.0.attention.q_proj.weight"
@@ -53,7 +53,7 @@ def models(tmp_path):
 
 def listed(file, kind, **changes):
     """A list with this file alone in it, and what is shipped for the rest."""
-    shipped = json.loads((ROOT / "multitalk_core" / "models.json").read_text())
+    shipped = json.loads((ROOT / "multitalk_core" / "upkeep" / "models.json").read_text())
     content = file.read_bytes()
     row = {"repository": "a/b", "path": file.name, "folder": "vae", "kind": kind, "size": len(content)}
     row |= {"sha256": hashlib.sha256(content).hexdigest(), "confirmed": True} | changes
@@ -232,7 +232,7 @@ def test_deep_knows_a_renamed_copy(models):
 
 
 def test_what_a_file_needs_besides_is_noted(models):
-    from multitalk_nodes.multitalk_core.model_check import _noted
+    from multitalk_nodes.multitalk_core.upkeep.check import _noted
     from multitalk_nodes.multitalk_core.weights.header import Header
 
     for role, needs in (("wan21", True), ("text_encoder", True), ("multitalk", False)):

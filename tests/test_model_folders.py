@@ -6,8 +6,8 @@ import sys
 
 import yaml
 
-from multitalk_nodes.multitalk_core.manifest import Manifest
-from multitalk_nodes.multitalk_core.model_folders import FOLDERS, as_yaml
+from multitalk_nodes.multitalk_core.upkeep.folders import FOLDERS, as_yaml
+from multitalk_nodes.multitalk_core.upkeep.published import Manifest
 from multitalk_nodes.tests.graphs import ROOT
 
 
@@ -18,7 +18,7 @@ def test_comfyui_reads_the_printed_paths(tmp_path):
     program = f"""
 import json, sys
 from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("pack", {str(ROOT / "tools" / "pack.py")!r})
+spec = spec_from_file_location("pack", {str(ROOT / "tools" / "environment" / "pack.py")!r})
 pack = module_from_spec(spec); spec.loader.exec_module(pack); pack.start_comfy()
 import folder_paths
 from utils.extra_config import load_extra_path_config

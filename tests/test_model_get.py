@@ -162,7 +162,7 @@ def test_an_endpoint_that_is_no_address_is_told_at_once(get, endpoint):
 
 
 def test_a_full_disk_is_said_once(hub, models, get, monkeypatch):
-    from multitalk_nodes.tools.hub_client import HubClient
+    from multitalk_nodes.tools.models.hub import HubClient
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -74,7 +74,7 @@ def test_links_that_lead_nowhere_are_not_overwritten(hub, models, get, tmp_path)
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_appears_during_the_download_is_not_overwritten(tmp_path, links, monkeypatch):
-    from multitalk_nodes.tools.model_get import _move_exclusively
+    from multitalk_nodes.tools.models.get import _move_exclusively
 
     def refused(*_):
         raise OSError(errno.EPERM, "no hard links")
@@ -171,7 +171,7 @@ def test_a_second_run_waits_and_then_finds_the_file(tmp_path, hub, models):
 def test_a_disk_without_locks_is_said_and_held_locks_are_waited_for(tmp_path, monkeypatch, capfd):
     import fcntl
 
-    from multitalk_nodes.tools import steps
+    from multitalk_nodes.tools.environment import steps
 
     entered = threading.Event()
 

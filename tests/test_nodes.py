@@ -12,8 +12,8 @@ import soundfile
 import torch
 from multitalk_tools_server import NodeFailed, PromptRefused
 
+from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening
 from multitalk_nodes.multitalk_core.notes import NOTES
-from multitalk_nodes.multitalk_core.sync import mouth_opening
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, audio, node, video_of
 from multitalk_nodes.tests.kept import kept
 

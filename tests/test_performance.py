@@ -10,8 +10,8 @@ pytestmark = pytest.mark.usefixtures("comfy")
 
 @pytest.fixture(scope="module")
 def counted_at_480p(comfy):
-    from multitalk_nodes.benchmarks import steps
-    from multitalk_nodes.benchmarks.sized import SIZES
+    from multitalk_nodes.lab.benchmarks import steps
+    from multitalk_nodes.lab.benchmarks.sized import SIZES
 
     return {(row["who"], row["speakers"]): row for row in steps.count_steps(SIZES["480p"])}
 
@@ -49,7 +49,7 @@ def test_the_bare_step_has_the_operations_of_its_layers(counted_at_480p):
 
 @pytest.fixture(scope="module")
 def tiny(comfy):
-    from multitalk_nodes.benchmarks.sized import SIZES, Sized
+    from multitalk_nodes.lab.benchmarks.sized import SIZES, Sized
 
     torch.manual_seed(0)
     return Sized(SIZES["tiny"])
@@ -57,7 +57,7 @@ def tiny(comfy):
 
 @pytest.mark.parametrize(("speakers", "calls"), [(1, 1), (2, 2), (4, 2)])
 def test_a_block_asks_for_attention_once_for_the_voices_and_once_for_all_maps(tiny, monkeypatch, speakers, calls):
-    from multitalk_nodes.benchmarks import counted, steps
+    from multitalk_nodes.lab.benchmarks import counted, steps
 
     monkeypatch.setattr(tiny, "extra", {steps.OVERRIDE: counted.fused_attention})
     more = counted.count(tiny.ours(speakers)).attention_calls - counted.count(tiny.bare()).attention_calls
@@ -65,8 +65,8 @@ def test_a_block_asks_for_attention_once_for_the_voices_and_once_for_all_maps(ti
 
 
 def test_maps_are_made_of_the_branches_with_voices_only(tiny, monkeypatch):
-    from multitalk_nodes.benchmarks import steps
     from multitalk_nodes.comfy_bridge import patches
+    from multitalk_nodes.lab.benchmarks import steps
 
     made = []
     real = patches.reference_attention_map
@@ -99,7 +99,7 @@ def test_the_voices_go_through_the_attention_that_a_node_chose(tiny, monkeypatch
 
 
 def test_what_is_counted_is_alive_at_a_time():
-    from multitalk_nodes.benchmarks.counted import count
+    from multitalk_nodes.lab.benchmarks.counted import count
 
     def compute():
         a = torch.zeros(1000)
@@ -113,7 +113,7 @@ def test_what_is_counted_is_alive_at_a_time():
 
 
 def test_a_kernel_takes_what_its_operations_or_its_traffic_take():
-    from multitalk_nodes.benchmarks.counted import BYTES_A_SECOND, OPERATIONS_A_SECOND, count
+    from multitalk_nodes.lab.benchmarks.counted import BYTES_A_SECOND, OPERATIONS_A_SECOND, count
 
     def seconds(compute):
         return count(compute).seconds
@@ -140,7 +140,7 @@ def test_a_kernel_takes_what_its_operations_or_its_traffic_take():
 
 
 def test_two_ways_are_timed_in_turn_and_the_first_round_does_not_count(monkeypatch):
-    from multitalk_nodes.benchmarks import paired
+    from multitalk_nodes.lab.benchmarks import paired
 
     clock, called = [0.0], []
     monkeypatch.setattr(paired.time, "perf_counter", lambda: clock[0])
@@ -159,8 +159,8 @@ def test_two_ways_are_timed_in_turn_and_the_first_round_does_not_count(monkeypat
 
 def test_what_is_measured_on_a_card_runs_in_its_precision(comfy):
     """WAN's layers keep bfloat16, the voices come in float32, as on a card; one step in every form of guidance."""
-    from multitalk_nodes.benchmarks import steps
-    from multitalk_nodes.benchmarks.sized import SIZES, Sized
+    from multitalk_nodes.lab.benchmarks import steps
+    from multitalk_nodes.lab.benchmarks.sized import SIZES, Sized
 
     sized = Sized(SIZES["tiny"], dtype=torch.bfloat16)
     assert sized.weights.tokens(torch.randn(2, 13, 5, 12, 768))[0].shape == (1, 4, 64, 768)
@@ -170,7 +170,7 @@ def test_what_is_measured_on_a_card_runs_in_its_precision(comfy):
 
 
 def test_a_page_without_measurements_says_so(tmp_path):
-    from multitalk_nodes.benchmarks.performance_page import page
+    from multitalk_nodes.lab.benchmarks.performance_page import page
 
     text = page(tmp_path)
     assert text.count("not measured") > 10 and "≤ 1.10" in text
@@ -179,18 +179,18 @@ def test_a_page_without_measurements_says_so(tmp_path):
 def test_the_page_in_the_repository_is_that_of_its_files():
     from pathlib import Path
 
-    from multitalk_nodes.benchmarks.performance_page import page
+    from multitalk_nodes.lab.benchmarks.performance_page import page
 
     root = Path(__file__).resolve().parents[1]
     assert (root / "docs" / "performance.md").read_text(encoding="utf-8") == page(root / "benchmarks" / "results")
-    found = json.loads((root / "benchmarks" / "results" / "performance_cpu.json").read_text(encoding="utf-8"))
+    found = json.loads((root / "lab" / "benchmarks" / "results" / "performance_cpu.json").read_text(encoding="utf-8"))
     assert {"device", "date", "versions"} <= found["steps"].keys()
 
 
 @pytest.mark.gpu
 def test_a_step_of_wan_14b_on_a_card(comfy):
-    from multitalk_nodes.benchmarks import steps
-    from multitalk_nodes.benchmarks.sized import SIZES, Sized
+    from multitalk_nodes.lab.benchmarks import steps
+    from multitalk_nodes.lab.benchmarks.sized import SIZES, Sized
 
     rows = {(row["who"], row["speakers"]): row for row in steps.time_steps(Sized(SIZES["480p"], "cuda", torch.bfloat16), 3)}
     for speakers, most in ((1, 1.10), (2, 1.12), (4, 1.16)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from multitalk_nodes.tools.server import free_port
+from multitalk_nodes.tools.comfyui.server import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and process groups")

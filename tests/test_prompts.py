@@ -6,7 +6,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.prompts import parse_prompts
+from multitalk_nodes.multitalk_core.video.prompts import parse_prompts
 
 END = math.inf
 

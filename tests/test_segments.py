@@ -8,8 +8,16 @@ import av
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.audio_files import read_sound
-from multitalk_nodes.multitalk_core.segments import CODECS, SegmentError, join_segments, read_frames, to_pixels, write_segment, write_sound
+from multitalk_nodes.multitalk_core.audio.files import read_sound
+from multitalk_nodes.multitalk_core.video.segments import (
+    CODECS,
+    SegmentError,
+    join_segments,
+    read_frames,
+    to_pixels,
+    write_segment,
+    write_sound,
+)
 
 COUNTS = (1, 81, 56, 2, 3)
 RATE = 44_100

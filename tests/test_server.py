@@ -261,7 +261,7 @@ def test_the_end_of_the_block_stops_the_process_and_its_children(fake, monkeypat
 @pytest.mark.skipif(os.name == "nt", reason="signals and process groups")
 def test_the_server_goes_when_its_program_is_killed(fake, tmp_path):
     fake(ANSWERING)
-    script = "import sys, time; from tools.server import ComfyServer\n"
+    script = "import sys, time; from tools.comfyui.server import ComfyServer\n"
     script += (
         "with ComfyServer(sys.argv[1], sys.argv[2], base=sys.argv[3]) as server: print(server.process.pid, flush=True); time.sleep(60)"
     )

@@ -260,7 +260,7 @@ def test_the_sdks_server_answers_curl(server, bucket, tmp_path):
     told = KEYS | {"AWS_S3_BUCKET_NAME": BUCKET, "BUCKET_ENDPOINT_URL": bucket.address, "RUNPOD_DEBUG_LEVEL": "DEBUG"}
     log = (tmp_path / "log").open("w+")
     with subprocess.Popen(
-        [sys.executable, "-m", "tools.serve", *map(str, options)], cwd=ROOT, env=os.environ | told, stdout=log, stderr=log
+        [sys.executable, "-m", "tools.comfyui.serve", *map(str, options)], cwd=ROOT, env=os.environ | told, stdout=log, stderr=log
     ) as running:
         try:
             ready = _waited(f"http://127.0.0.1:{ports[1]}/ready", running)

@@ -14,8 +14,8 @@ from multitalk_tools_server import ComfyServer
 from multitalk_nodes.tests.graphs import SAMPLES, Graph
 from multitalk_nodes.tests.test_workflows import object_info as object_info  # noqa: PLC0414 - the fixture, with the samples uploaded
 from multitalk_nodes.tests.test_workflows import unfit
-from multitalk_nodes.tools.signatures import RELEASED, ROOT, breaks, replaced, signature
-from multitalk_nodes.tools.workflows import to_prompt
+from multitalk_nodes.tools.release.signatures import RELEASED, ROOT, breaks, replaced, signature
+from multitalk_nodes.tools.workflows.workflows import to_prompt
 
 RELEASES = sorted((folder.name for folder in RELEASED.iterdir()), key=lambda name: [int(part) for part in name.split(".")])
 WORKFLOWS = [pytest.param(file, id=file.relative_to(RELEASED).as_posix()) for file in sorted(RELEASED.glob("*/workflows/**/*.json"))]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.sources import SourceError, VideoSource
+from multitalk_nodes.multitalk_core.video.sources import SourceError, VideoSource
 
 TICKS = 600  # a second
 

@@ -7,8 +7,8 @@ import torch
 
 from multitalk_nodes.multitalk_core.errors import SpeakerError
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.places import box_mask, default_boxes, mask_box, parse_box
-from multitalk_nodes.multitalk_core.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
+from multitalk_nodes.multitalk_core.people.places import box_mask, default_boxes, mask_box, parse_box
+from multitalk_nodes.multitalk_core.people.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 
 SIZE = (128, 192)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from multitalk_nodes.demo.train import speech
-from multitalk_nodes.demo.train.speech import SAMPLE_RATE, VARIANTS, WORDS, Voice, corpus, disturbed, music, noise, synthesise, utterance
+from multitalk_nodes.lab.scenes import speech
+from multitalk_nodes.lab.scenes.speech import SAMPLE_RATE, VARIANTS, WORDS, Voice, corpus, disturbed, music, noise, synthesise, utterance
 
 SPLITS = ("train", "held_out")
 

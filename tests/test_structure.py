@@ -152,13 +152,14 @@ def test_what_the_worker_takes_of_the_core_needs_no_torch_either(trees):
     worker = [file for file in trees if room_of(file) == "serverless"]
     taken = {node.module for file in worker for node in ast.walk(trees[file]) if isinstance(node, ast.ImportFrom) and not node.level}
     pending = [module.replace(".", "/") + ".py" for module in taken if module.startswith("multitalk_core")]
-    assert pending == ["multitalk_core/decoding.py"]
+    assert pending == ["multitalk_core/audio/decoding.py"]
     seen = set()
     while pending:
         seen.add(file := pending.pop())
         assert not imported_modules(ast.walk(trees[file])) & {"torch", *HOST.split()}, file
-        near = [node.module for node in ast.walk(trees[file]) if isinstance(node, ast.ImportFrom) and node.level]
-        pending += [f"multitalk_core/{module}.py" for module in near if f"multitalk_core/{module}.py" not in seen]
+        near = [node for node in ast.walk(trees[file]) if isinstance(node, ast.ImportFrom) and node.level]
+        files = ["/".join((*place_of(file)[: len(place_of(file)) + 1 - node.level], *node.module.split("."))) + ".py" for node in near]
+        pending += [file for file in files if file not in seen]
     assert len(seen) > 3
 
 

@@ -6,9 +6,10 @@ import pytest
 import soundfile
 import torch
 
-from multitalk_nodes.demo.faces import any_faces, one_face, two_faces
-from multitalk_nodes.multitalk_core.audio import mono_16k
-from multitalk_nodes.multitalk_core.sync import correlation, mouth_opening, pearson, voice_energy
+from multitalk_nodes.lab.scenes.faces import any_faces, one_face, two_faces
+from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
+from multitalk_nodes.multitalk_core.audio.sound import mono_16k
+from multitalk_nodes.multitalk_core.lipsync.curves import correlation, mouth_opening, pearson
 
 SAMPLES = Path(__file__).resolve().parents[1] / "demo" / "samples"
 FRAMES = 81

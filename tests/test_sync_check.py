@@ -9,16 +9,17 @@ import soundfile
 import torch
 from multitalk_tools_server import NodeFailed
 
-from multitalk_nodes.demo.faces import Acting, one_face, two_faces
-from multitalk_nodes.multitalk_core.audio import mono_16k
+from multitalk_nodes.lab.scenes.faces import Acting, one_face, two_faces
+from multitalk_nodes.multitalk_core.audio.loudness import speech_energy, voice_energy
+from multitalk_nodes.multitalk_core.audio.sound import mono_16k
 from multitalk_nodes.multitalk_core.errors import SpeakerError
-from multitalk_nodes.multitalk_core.mouths import LONGEST, SIDE, VideoError, opening, places, regions_of, watch
-from multitalk_nodes.multitalk_core.sources import VideoSource
-from multitalk_nodes.multitalk_core.speakers import Speaker
-from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, speech_energy, voice_energy
-from multitalk_nodes.multitalk_core.sync_check import LEAST_FRAMES, check_sync, needed_correlation, own_tracks, video_parts
-from multitalk_nodes.multitalk_core.sync_picture import sync_picture
-from multitalk_nodes.multitalk_core.voices import Voices
+from multitalk_nodes.multitalk_core.lipsync.check import LEAST_FRAMES, check_sync, needed_correlation, own_tracks, video_parts
+from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening, pearson
+from multitalk_nodes.multitalk_core.lipsync.mouths import LONGEST, SIDE, VideoError, opening, places, regions_of, watch
+from multitalk_nodes.multitalk_core.people.speakers import Speaker
+from multitalk_nodes.multitalk_core.people.voices import Voices
+from multitalk_nodes.multitalk_core.pictures.lipsync import sync_picture
+from multitalk_nodes.multitalk_core.video.sources import VideoSource
 from multitalk_nodes.tests.graphs import SAMPLES, Graph, node
 
 FRAMES = 81

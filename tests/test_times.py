@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from multitalk_nodes.multitalk_core.dialogue import at_once, in_turn
-from multitalk_nodes.multitalk_core.prompts import parse_prompts
-from multitalk_nodes.multitalk_core.timeline import TimelineError, parse_names, parse_turns
+from multitalk_nodes.multitalk_core.people.dialogue import at_once, in_turn
+from multitalk_nodes.multitalk_core.people.timeline import TimelineError, parse_names, parse_turns
+from multitalk_nodes.multitalk_core.video.prompts import parse_prompts
 from multitalk_nodes.multitalk_core.windows import parse_cuts
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from multitalk_nodes.demo.metadata import tensors_hash
-from multitalk_nodes.demo.train.muon import Muon, orthogonal
-from multitalk_nodes.demo.train.stage import Stage, StageError, commit, cosine, histories
+from multitalk_nodes.lab.evaluation.metadata import tensors_hash
+from multitalk_nodes.lab.training.muon import Muon, orthogonal
+from multitalk_nodes.lab.training.stage import Stage, StageError, commit, cosine, histories
 
 RANDOM = 7
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,8 +98,8 @@ def test_muon_fits_a_convolution():
 @pytest.fixture(scope="module")
 def computed(comfy):
     """A VAE with the computed encoder, and the examples that it was computed from."""
-    from multitalk_nodes.demo.train import train_vae
-    from multitalk_nodes.demo.train.vae import compute_encoder, empty_vae
+    from multitalk_nodes.lab.training import train_vae
+    from multitalk_nodes.lab.training.vae import compute_encoder, empty_vae
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_vae, "EXAMPLES", 18)
@@ -111,7 +111,7 @@ def computed(comfy):
 
 
 def test_the_computed_encoder_keeps_what_sixteen_components_can(computed):
-    from multitalk_nodes.demo.train.vae import to_latent
+    from multitalk_nodes.lab.training.vae import to_latent
 
     vae, videos, _ = computed
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_the_computed_encoder_keeps_what_sixteen_components_can(computed):
 
 
 def test_the_light_encoder_gives_the_same_latents(computed):
-    from multitalk_nodes.demo.train.vae import without_zero_branches
+    from multitalk_nodes.lab.training.vae import without_zero_branches
 
     vae, videos, _ = computed
     with torch.no_grad():
@@ -134,8 +134,8 @@ def test_the_light_encoder_gives_the_same_latents(computed):
 
 
 def test_standardised_latents_decode_to_the_same_video(computed):
-    from multitalk_nodes.demo.train.train_vae import standardise
-    from multitalk_nodes.demo.train.vae import to_latent, without_zero_branches
+    from multitalk_nodes.lab.training.train_vae import standardise
+    from multitalk_nodes.lab.training.vae import to_latent, without_zero_branches
 
     vae, videos, weights = computed
     light = without_zero_branches(vae)
@@ -153,8 +153,8 @@ def test_standardised_latents_decode_to_the_same_video(computed):
 
 
 def test_long_grey_needs_no_encoding(computed):
-    from multitalk_nodes.demo.train.clips import encode, known_latents
-    from multitalk_nodes.demo.train.vae import without_zero_branches
+    from multitalk_nodes.lab.training.clips import encode, known_latents
+    from multitalk_nodes.lab.training.vae import without_zero_branches
     from multitalk_nodes.multitalk_core.generate import GREY
 
     vae = without_zero_branches(computed[0])
@@ -171,7 +171,7 @@ def test_training_sees_the_velocity_that_the_product_computes(comfy, speakers):
     import comfy.model_management
 
     from multitalk_nodes.comfy_bridge.patches import AUDIO, patch_model
-    from multitalk_nodes.demo.train import dit
+    from multitalk_nodes.lab.training import dit
 
     try:
         torch.manual_seed(RANDOM)
@@ -206,9 +206,9 @@ def test_training_sees_the_velocity_that_the_product_computes(comfy, speakers):
 def test_every_trained_weight_gets_a_gradient_from_two_speakers(comfy):
     import comfy.model_management
 
-    from multitalk_nodes.demo.train import dit
-    from multitalk_nodes.demo.train.clips import Group
-    from multitalk_nodes.demo.train.train_dit import TALKING, Practice
+    from multitalk_nodes.lab.training import dit
+    from multitalk_nodes.lab.training.clips import Group
+    from multitalk_nodes.lab.training.train_dit import TALKING, Practice
 
     try:
         torch.manual_seed(RANDOM)
@@ -230,7 +230,7 @@ def test_every_trained_weight_gets_a_gradient_from_two_speakers(comfy):
 
 
 def test_errors_of_a_round_trip_are_as_large_as_they_were_measured(comfy):
-    from multitalk_nodes.demo.train.round_trip import RoundTrip, local_variance
+    from multitalk_nodes.lab.training.round_trip import RoundTrip, local_variance
 
     torch.manual_seed(RANDOM)
     latent = torch.zeros(64, 16, 5, 8, 8)
@@ -258,7 +258,7 @@ class Copier:
 
 
 def test_what_clips_get_wrong_adds_up_in_an_aged_beginning(comfy):
-    from multitalk_nodes.demo.train.train_dit import GOING_ON, Practice
+    from multitalk_nodes.lab.training.train_dit import GOING_ON, Practice
 
     class Three:
         def integers(self, low, high):
@@ -275,7 +275,7 @@ def test_what_clips_get_wrong_adds_up_in_an_aged_beginning(comfy):
 
 
 def test_every_mouth_counts_alike(comfy):
-    from multitalk_nodes.demo.train.train_dit import FAINTEST, MOTION, MOUTHS, balanced
+    from multitalk_nodes.lab.training.train_dit import FAINTEST, MOTION, MOUTHS, balanced
 
     weights = torch.ones(1, 1, 1, 8, 16)
     weights[..., 2:4, 1:3] = weights[..., 4:6, 10:14] = 4  # 4 latents on the left, 8 on the right
@@ -294,7 +294,7 @@ def test_every_mouth_counts_alike(comfy):
 
 
 def train_demo(work, *arguments):
-    program = [sys.executable, str(ROOT / "demo" / "train" / "run.py"), "--work", str(work), "--device", "cpu", "--jobs", "1"]
+    program = [sys.executable, str(ROOT / "lab" / "training" / "run.py"), "--work", str(work), "--device", "cpu", "--jobs", "1"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run([*program, *arguments], capture_output=True, text=True, env=environment, timeout=900)
 

@@ -14,10 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from multitalk_nodes.multitalk_core.audio.wav2vec import (
+    AudioEncoder,
+    StreamedEmbeds,
+    Wav2Vec2,
+    _ConvFeatures,
+    at_video_rate,
+    normalise_samples,
+)
+from multitalk_nodes.multitalk_core.audio.wav2vec_files import EncoderFiles, build_encoder, infer_config, read_encoder
 from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE, embed_frames
 from multitalk_nodes.multitalk_core.errors import AudioError, EncoderError
-from multitalk_nodes.multitalk_core.wav2vec import AudioEncoder, StreamedEmbeds, Wav2Vec2, _ConvFeatures, at_video_rate, normalise_samples
-from multitalk_nodes.multitalk_core.wav2vec_files import EncoderFiles, build_encoder, infer_config, read_encoder
 from multitalk_nodes.tests.graphs import ROOT
 
 transformers = pytest.importorskip("transformers")
@@ -312,7 +319,7 @@ def test_ten_minutes_need_no_more_memory_than_two(tmp_path):
     """In a process of its own: other tests leave fragments. The embeddings of eight more minutes would be 35 MiB, their features 94, a
     copy of their samples 29.
     """
-    program = [sys.executable, "-c", PEAKS, str(ROOT / "tools" / "pack.py"), str(tmp_path)]
+    program = [sys.executable, "-c", PEAKS, str(ROOT / "tools" / "environment" / "pack.py"), str(tmp_path)]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     two, ten = map(float, ended.stdout.split()[-2:])

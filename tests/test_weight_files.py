@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from multitalk_nodes.multitalk_core.errors import WeightsError
-from multitalk_nodes.multitalk_core.identify import identify
-from multitalk_nodes.multitalk_core.weight_files import read_header
+from multitalk_nodes.multitalk_core.weights.files import read_header
 from multitalk_nodes.multitalk_core.weights.header import Header, TensorEntry
+from multitalk_nodes.multitalk_core.weights.identify import identify
 from multitalk_nodes.tests import layouts
 
 

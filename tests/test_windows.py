@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from multitalk_nodes.multitalk_core.audio.wav2vec import StreamedEmbeds
 from multitalk_nodes.multitalk_core.clock import embed_frames, video_frames
-from multitalk_nodes.multitalk_core.wav2vec import StreamedEmbeds
 from multitalk_nodes.multitalk_core.windows import (
     audio_windows,
     fitting_frames,

@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from multitalk_nodes.multitalk_core.audio import mono_16k
-from multitalk_nodes.multitalk_core.audio_files import read_sound
+from multitalk_nodes.multitalk_core.audio.files import read_sound
+from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
+from multitalk_nodes.multitalk_core.audio.sound import mono_16k
 from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
-from multitalk_nodes.multitalk_core.dialogue import dialogue
-from multitalk_nodes.multitalk_core.sync import mouth_opening, pearson, voice_energy
-from multitalk_nodes.multitalk_core.sync_check import LEAST_FRAMES
+from multitalk_nodes.multitalk_core.lipsync.check import LEAST_FRAMES
+from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening, pearson
+from multitalk_nodes.multitalk_core.people.dialogue import dialogue
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe, workflow
-from multitalk_nodes.tools.examples import EXAMPLES
-from multitalk_nodes.tools.model_files import FILES
-from multitalk_nodes.tools.workflows import (
+from multitalk_nodes.tools.models.downloads import FILES
+from multitalk_nodes.tools.workflows.examples import EXAMPLES
+from multitalk_nodes.tools.workflows.workflows import (
     ONLY_IN_THE_EDITOR,
     ROOM,
     SIZES,

@@ -56,7 +56,7 @@ def windows(speakers: int, seed: int = 2, frames: int = FRAMES) -> torch.Tensor:
 
 def halves(speakers: int = 2) -> torch.Tensor:
     """Token masks [S + 1, N] of speakers side by side."""
-    from multitalk_nodes.multitalk_core.speakers import Speaker, ref_target_masks, source_masks, token_masks
+    from multitalk_nodes.multitalk_core.people.speakers import Speaker, ref_target_masks, source_masks, token_masks
 
     return token_masks(ref_target_masks(source_masks([Speaker()] * speakers, HEIGHT, WIDTH), HEIGHT, WIDTH))
 

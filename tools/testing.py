@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from .environment import ROOT, Environment, cache_folder
+from .environment.environment import ROOT, Environment, cache_folder
 
 PROCESSES = 2  # each with a ComfyUI of its own, if its tests need one
 TOGETHER = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder")

@@ -8,7 +8,7 @@ import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 
 const NODE = "MultiTalkSpeakerBoxes"
-const COLOURS = ["rgb(79, 163, 255)", "rgb(255, 159, 67)", "rgb(84, 199, 123)", "rgb(214, 107, 229)"] // multitalk_core/pictures.py
+const COLOURS = ["rgb(79, 163, 255)", "rgb(255, 159, 67)", "rgb(84, 199, 123)", "rgb(214, 107, 229)"] // multitalk_core/pictures/people.py
 const GREY = "rgb(120, 120, 120)"
 const UNDEALT = "rgb(235, 235, 235)"
 const DARK = "rgb(30, 30, 34)"

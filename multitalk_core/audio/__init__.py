@@ -1,0 +1,1 @@
+"""Sound in, embeddings out: files, channels, loudness, and Wav2Vec2."""

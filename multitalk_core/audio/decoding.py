@@ -1,0 +1,400 @@
+"""The sound of any file, decoded to its real end. One rule for all who read sound: the nodes, the demo and the worker.
+
+What a header says of the length is a promise, not the length:
+
+1. Files are taken as the parts that `sound_parts` finds, one after the other.
+2. FLAC, and all that libsndfile cannot read (videos, AAC, WebM …), is decoded by FFmpeg, packet by packet, to the end.
+3. The rest is decoded by libsndfile, whose samples of MP3, Vorbis and Opus are not quite FFmpeg's. But libsndfile stops after as many
+   samples as it counted when it opened an MP3, so where the number of the MP3's frames says otherwise, and wherever a page of Ogg is
+   damaged, or libsndfile gives up or stops early, FFmpeg decodes. From the middle of an MP3 on, FFmpeg does, too: libsndfile's jumps
+   go wrong by a frame.
+4. A packet that is damaged, or that is missing by the time stamps around it, is silence of its length, so that what follows keeps
+   its time. Nothing else is moved or cut by time stamps. What is missing is noted.
+5. Of several sound tracks the default one is heard, else the first that can be decoded.
+
+Neither torch nor ComfyUI is imported: the worker counts a voice's seconds with this.
+
+Shapes: samples [C, n] float32.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MultiTalkError
+from ..notes import note
+from .channels import STEREO
+from .file_kinds import kind_of, unfinished
+from .sound_parts import TAGS, Part, parts
+
+BLOCK = 1 << 20  # samples that are read at once where none are kept
+SEARCHED = 1 << 16  # bytes of an MP3 in which its header may be, garbage before it included
+PADDING = 5  # MP3 frames that encoders put around the sound, or that hold no sound
+MISSING = 0.1  # s that libsndfile may stop early, or a track be shorter than promised, without a word
+SHORTEST_GAP = 0.015  # s between time stamps; less is rounding (Matroska counts in ms), and a packet of AAC has 0.021 s
+LONGEST_GAP = 5.0  # s; more is another clock, or a damaged time stamp
+UNTIMED = ("mp3", "aac", "amr", "ac3", "eac3")  # formats without time stamps: FFmpeg counts, and its count has gaps of its own
+PROMISING = ("mov", "flac")  # formats whose length of a track comes from a header, if there is one
+ENCRYPTED = {"drms", "enca", "drmi", "aavd"}  # MP4's codec tags of what only its seller's players decode
+
+
+class SoundError(MultiTalkError, ValueError):
+    """A file whose sound cannot be decoded; the message says why."""
+
+
+@dataclass
+class Run:
+    """Consecutive samples of one rate and as many channels, of which those between first and last are kept."""
+
+    rate: int  # Hz
+    channels: int
+    names: tuple[str, ...]  # of the channels, where there are more than two and they are known
+    first: float  # samples
+    last: float
+    passed: int = 0  # samples that went by, kept or not
+    kept: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rate: int, channels: int, names: tuple[str, ...], start: float, duration: float) -> Run:
+        """A run from whose beginning on `start` s are left out, and `duration` s are kept; both may be endless."""
+        if start < 0:
+            start, duration = 0.0, max(0.0, duration + start)
+        first = start if math.isinf(start) else round(start * rate)
+        return cls(rate, channels, names, first, first + (duration if math.isinf(duration) else round(duration * rate)))
+
+    def add(self, samples: np.ndarray) -> None:
+        end = self.passed + samples.shape[1]
+        if end > self.first and self.passed < self.last:
+            begin = max(0, int(self.first) - self.passed)
+            self.kept.append(samples[:, begin : int(min(samples.shape[1], self.last - self.passed))])
+        self.passed = end
+
+    @property
+    def is_full(self) -> bool:
+        return self.passed >= self.last
+
+
+def decode(path: Path, start: float = 0.0, duration: float = math.inf) -> list[Run]:
+    """A stretch of a file's sound; only that stretch is kept in memory.
+
+    Args:
+        start: s from the beginning.
+        duration: s.
+    Returns:
+        Runs that follow one another; each is a change of rate or channels. What was left out counts as passed.
+    Raises:
+        SoundError: nothing can be decoded; ImportError: without soundfile and PyAV.
+    """
+    runs: list[Run] = []
+    failure: SoundError | None = None
+    began = 0.0
+    for part in parts(path):
+        if began >= start + duration:
+            break
+        try:
+            runs += _part(part, start - began, duration)
+        except SoundError as error:
+            failure = failure or error
+            if runs:
+                note(f"'{path.name}': what follows {began:.2f} s cannot be decoded, and is left out.")
+        began = seconds_of(runs)
+    if failure is not None and not runs:
+        raise failure
+    return runs
+
+
+def seconds_of(runs: list[Run]) -> float:
+    """How long runs last that were decoded to their end."""
+    return sum(run.passed / run.rate for run in runs)
+
+
+def seconds(path: Path) -> float:
+    """How long a file sounds, decoded to its end; nothing is kept.
+
+    Raises:
+        SoundError: nothing can be decoded; ImportError: without soundfile and PyAV.
+    """
+    return seconds_of(decode(path, math.inf))
+
+
+def format_of(path: Path) -> str:
+    """FFmpeg's name for the format of a file with sound; empty if it is none."""
+    try:
+        with _opened(Part(path, 0, path.stat().st_size)) as container:
+            return container.format.name if container.streams.audio else ""
+    except SoundError:
+        return ""
+
+
+def _part(part: Part, start: float, duration: float) -> list[Run]:
+    run, complete = _with_soundfile(part, start, duration)
+    if run is not None and complete:
+        return [run]
+    try:
+        runs = _with_av(part, start, duration)
+    except SoundError:
+        if run is None:
+            raise
+        return [run]  # what there was
+    return runs if run is None or seconds_of(runs) >= run.passed / run.rate else [run]
+
+
+# -- libsndfile
+
+
+def _with_soundfile(part: Part, start: float, duration: float) -> tuple[Run | None, bool]:
+    """What libsndfile reads, and whether that is all there is; None for what it does not read, or FFmpeg reads better."""
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError("Reading audio files needs soundfile: pip install soundfile") from error
+    if part.damaged:
+        return None, False
+    try:
+        with part.open() as stream, soundfile.SoundFile(part.path if part.is_whole else stream) as file:
+            if file.format == "FLAC" or (file.format == "OGG" and file.channels > STEREO):  # Vorbis has its own order of channels
+                return None, False
+            if file.format == "MP3" and not (start in (0, math.inf) and _is_whole(part, file.frames, file.samplerate)):
+                return None, False
+            run = Run.of(file.samplerate, file.channels, _names(part) if file.channels > STEREO else (), start, duration)
+            if not math.isinf(run.first):
+                run.passed = file.seek(min(int(run.first), file.frames))
+                wanted = int(min(run.last, file.frames))
+                run.add(file.read(max(0, wanted - run.passed), dtype="float32", always_2d=True).T)
+                return run, run.passed >= wanted - MISSING * run.rate
+            if file.format == "MP3":  # in one go: between blocks it would jump
+                run.passed = len(file.read(dtype="float32", always_2d=True))
+            while file.format != "MP3" and len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                run.passed += len(block)
+            return run, run.passed >= file.frames - MISSING * run.rate
+    except soundfile.SoundFileError:
+        return None, False
+
+
+def _is_whole(part: Part, frames: int, rate: int) -> bool:
+    """Whether an MP3 holds as many samples as libsndfile counts, but for what encoders put around them."""
+    try:
+        with _opened(part) as container:
+            track = container.streams.audio[0]
+            lengths = [float((packet.duration or 0) * track.time_base) for packet in _packets(container, track)]
+    except (SoundError, IndexError):
+        return True  # FFmpeg would not do better
+    counted, longest = sum(lengths), max(lengths, default=0.0)
+    return abs(counted - frames / rate) <= PADDING * longest
+
+
+def _names(part: Part) -> tuple[str, ...]:
+    """What loudspeakers a file's channels are meant for; libsndfile does not tell."""
+    try:
+        with _opened(part) as container:
+            return _layout_names(container.streams.audio[0].codec_context.layout)
+    except (SoundError, IndexError, AttributeError):
+        return ()
+
+
+# -- FFmpeg
+
+
+def _with_av(part: Part, start: float, duration: float) -> list[Run]:
+    """The default track, else the first that can be decoded, through PyAV, which ComfyUI has."""
+    name = part.path.name
+    with _opened(part) as container:
+        tracks = list(container.streams.audio)
+        default = [bool(int(track.disposition) & 1) for track in tracks]
+        order = sorted(range(len(tracks)), key=lambda i: not default[i])
+        locked = any(_is_locked(track) for track in tracks)
+    if not order:
+        raise SoundError(f"'{name}' has no sound track. Choose an audio file, or a video with sound.")
+    empty = False
+    for place in order:
+        with _opened(part) as container:
+            runs = _track(part, container, place, start, duration)
+        if runs is not None and any(run.passed for run in runs):
+            if len(order) > 1:
+                why = "the default one" if default[place] and place == order[0] else "the first that can be decoded"
+                note(f"'{name}' has {len(order)} sound tracks: track {place + 1} is heard, {why}.")
+            return runs
+        empty = empty or runs is not None
+    if empty:
+        return []
+    if locked:
+        raise SoundError(f"'{name}' is encrypted (DRM), so that only its seller's own players can play it. Choose another file.")
+    raise SoundError(f"Nothing in '{name}' can be decoded: it is damaged, or of a kind that FFmpeg has no decoder for. Export it as WAV.")
+
+
+def _track(part: Part, container: Any, place: int, start: float, duration: float) -> list[Run] | None:
+    """One track, decoded; an empty list if it holds nothing, None if nothing of it can be decoded."""
+    import av
+
+    track = container.streams.audio[place]
+    if track.codec_context is None or _is_locked(track):  # no decoder, or one that would make noise of it
+        return None
+    if track.codec_context.name == "flac":  # else it hands out damaged frames as noise
+        track.codec_context.options = {"err_detect": "crccheck+explode"}
+    decoded = _Decoded(start, duration, timed=container.format.name not in UNTIMED)
+    failed = False
+    for packet in _packets(container, track):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:  # pyright: ignore[reportPrivateImportUsage]
+            if not bytes(packet)[:16].startswith(TAGS):
+                failed = True
+                decoded.miss(float((packet.duration or 0) * track.time_base))
+            continue
+        for frame in frames:
+            decoded.add(frame)
+        if decoded.is_full:
+            break
+    if not decoded.runs:
+        return None if failed else []
+    if decoded.lost_at is not None:
+        _tell_lost(part.path.name, decoded.lost, decoded.lost_at)
+    if not decoded.is_full:
+        _tell_cut(part, container, track, seconds_of(decoded.runs), decoded.missing)
+    return decoded.runs
+
+
+def _is_locked(track: Any) -> bool:
+    try:
+        return track.codec_context is not None and track.codec_context.codec_tag in ENCRYPTED
+    except UnicodeDecodeError:  # tags of other containers are not always text
+        return False
+
+
+class _Decoded:
+    """Frames of one track as runs, with silence where some are missing.
+
+    Args:
+        timed: whether the frames' time stamps show what is missing.
+    """
+
+    def __init__(self, start: float, duration: float, timed: bool) -> None:
+        self.runs: list[Run] = []
+        self.lost = 0.0  # s that are silence now
+        self.lost_at: float | None = None  # s, where the first of it is
+        self.missing = 0.0  # s that were damaged since the last frame
+        self._start, self._duration, self._timed = start, duration, timed
+        self._form: Any = None
+        self._convert: Callable[[Any], list[Any]] = lambda frame: []
+        self._end: float | None = None  # s, of the last frame by its time stamp
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self.runs) and self.runs[-1].is_full
+
+    def miss(self, length: float) -> None:
+        """A packet of so many seconds cannot be decoded."""
+        self.missing += length if length <= LONGEST_GAP else 0.0
+
+    def add(self, frame: Any) -> None:
+        import av
+
+        self._fill(frame)
+        form = (frame.sample_rate, frame.layout.name, frame.layout.nb_channels, frame.format.name)
+        if form != self._form:
+            if self._form is not None and form[0] != self._form[0]:
+                self._timed = False  # the time stamps are counted in the first rate
+            self._form = form
+            self._convert = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate).resample
+            names = _layout_names(frame.layout)
+            if not self.runs or (self.runs[-1].rate, self.runs[-1].channels, self.runs[-1].names) != (form[0], form[2], names):
+                self.runs.append(Run.of(form[0], form[2], names, self._start - seconds_of(self.runs), self._duration))
+        for part in self._convert(frame):
+            # interleaved: PyAV 18.1 crashes when it takes eight or more planes out of a frame
+            self.runs[-1].add(part.to_ndarray().reshape(-1, form[2]).T)
+
+    def _fill(self, frame: Any) -> None:
+        """Silence for what is missing before a frame."""
+        missing, self.missing = self.missing, 0.0
+        begin = None if frame.pts is None else float(frame.pts * frame.time_base)
+        if self._timed and begin is not None and self._end is not None and SHORTEST_GAP < begin - self._end <= LONGEST_GAP:
+            missing = begin - self._end
+        begin = self._end if begin is None else begin
+        self._end = None if begin is None else begin + frame.samples / frame.sample_rate
+        if missing and self.runs:
+            self.lost_at = seconds_of(self.runs) if self.lost_at is None else self.lost_at
+            self.lost += missing
+            run = self.runs[-1]
+            run.add(np.zeros((run.channels, round(missing * run.rate)), np.float32))
+
+
+def _layout_names(layout: Any) -> tuple[str, ...]:
+    names = tuple(channel.name for channel in layout.channels)
+    return names if len(names) > STEREO and "NONE" not in names else ()
+
+
+def _packets(container: Any, track: Any) -> Iterator[Any]:
+    """Packets, as long as any come."""
+    import av
+
+    packets = container.demux(track)
+    failures = 0
+    while failures < 2:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError:  # pyright: ignore[reportPrivateImportUsage]
+            failures += 1
+            continue
+        failures = 0
+        yield packet
+
+
+@contextmanager
+def _opened(part: Part) -> Iterator[Any]:
+    """The part as PyAV's container.
+
+    Raises:
+        SoundError: neither audio nor video, and what it is instead, as far as that shows.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(f"Reading the sound of '{part.path.name}' needs PyAV: pip install av") from error
+    start = f"'{part.path.name}' cannot be read as audio or video: it is"
+    if kind := kind_of(part.path):  # text is not even tried: FFmpeg would open what a playlist names
+        raise SoundError(f"{start} {kind}. Choose another file.")
+    with part.open() as stream:
+        try:
+            container = av.open(str(part.path) if part.is_whole else stream, metadata_errors="ignore")  # titles may be in any encoding
+        except (av.FFmpegError, ValueError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
+            why = unfinished(part.path) or "damaged, or of an unknown kind"
+            raise SoundError(f"{start} {why}. Export it again, for example as WAV.") from error
+        with container:
+            yield container
+
+
+def _tell_lost(name: str, seconds: float, first: float) -> None:
+    note(f"'{name}' is damaged: {seconds:.2f} s could not be decoded, from {first:.2f} s on; there is silence in their place.")
+
+
+def _tell_cut(part: Part, container: Any, track: Any, heard: float, missing: float) -> None:
+    """Where a header promises more than there is, or what was damaged was the end."""
+    promised = heard + missing
+    if container.format.name == "mp3":
+        promised = (_mp3_frames(part) - PADDING) * track.codec_context.frame_size / track.codec_context.sample_rate
+    elif track.duration and container.format.name.startswith(PROMISING):
+        promised = float(track.duration * track.time_base)
+    if promised - heard > MISSING:
+        note(f"'{part.path.name}' is cut off: its header promises {promised:.2f} s, and {heard:.2f} s are there. What is there is heard.")
+
+
+def _mp3_frames(part: Part) -> int:
+    """How many frames an MP3's own header counts; 0 if it has none."""
+    with part.open() as stream:
+        head = stream.read(10).ljust(10, b"\0")
+        if head.startswith(b"ID3"):  # its length is in four times seven bits
+            stream.seek(sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)), 1)
+        first = head + stream.read(SEARCHED)
+    at = max(first.find(b"Xing"), first.find(b"Info"))
+    flags, frames = struct.unpack(">II", first[at + 4 : at + 12].rjust(8, b"\0")) if at >= 0 else (0, 0)
+    return frames if flags & 1 else 0

@@ -1,0 +1,1 @@
+"""Whether mouths follow voices, measured from finished frames."""

@@ -1,0 +1,1 @@
+"""A long video on the disk: the job, its segments, source videos, and prompts over time."""

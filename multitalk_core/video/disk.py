@@ -1,0 +1,57 @@
+"""What long videos need of a disk: files that are safe when they are said to be, checksums, and refusals in the user's words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import MultiTalkError
+
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+
+
+class JobError(MultiTalkError, RuntimeError):
+    """The job cannot go on; what is finished stays. The message says what to do."""
+
+
+class Place(Protocol):
+    """Where a finished video goes."""
+
+    folder: Path
+
+    def keep(self, partial: Path) -> Path:
+        """Gives a finished file of this folder its name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """The place of a file that takes the place of whatever had its name."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    def keep(self, partial: Path) -> Path:
+        os.replace(partial, self.path)
+        return self.path
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What the disk refuses in this folder, as a JobError in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise JobError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
+        advice = "Make it writable, then queue again" if error.errno in CLOSED else "Mend that, then queue again: finished clips are kept"
+        raise JobError(f"{folder} cannot be used ({error.strerror or error}). {advice}.") from error

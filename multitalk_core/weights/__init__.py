@@ -1,0 +1,1 @@
+"""Weight files: their headers, containers and layouts, and which model a file is."""
