@@ -14,25 +14,29 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets as far as here
     sys.exit(f"dev.py needs Python 3.10 or newer; this is {sys.version.split()[0]}. Run it with a newer one: python3.12 dev.py …")
 
-from lab import faults as faults_options
-from lab.benchmarks import drift as drift_options
-from lab.benchmarks import long_video as long_video_options
-from lab.benchmarks import performance as performance_options
-from lab.benchmarks import step_cache as step_cache_options
-from lab.benchmarks import sync_check as sync_check_options
-from lab.evaluation import main as eval_options
-from lab.training import run as train_options
-from tools import testing
-from tools.comfyui import demo as demo_options
-from tools.comfyui import serve as serve_options
-from tools.environment import doctor as doctor_options
-from tools.environment import environment
-from tools.environment.steps import StepFailed
-from tools.environment.venvs import clean_variables
-from tools.models import main as models_options
-from tools.processes import leave_on_signals, run
-from tools.release import matrix as matrix_options
-from tools.release import signatures as signatures_options
+from tools.launch import register_pack
+
+register_pack()
+
+from multitalk_nodes.lab import faults as faults_options
+from multitalk_nodes.lab.benchmarks import drift as drift_options
+from multitalk_nodes.lab.benchmarks import long_video as long_video_options
+from multitalk_nodes.lab.benchmarks import performance as performance_options
+from multitalk_nodes.lab.benchmarks import step_cache as step_cache_options
+from multitalk_nodes.lab.benchmarks import sync_check as sync_check_options
+from multitalk_nodes.lab.evaluation import main as eval_options
+from multitalk_nodes.lab.training import run as train_options
+from multitalk_nodes.tools import testing
+from multitalk_nodes.tools.comfyui import demo as demo_options
+from multitalk_nodes.tools.comfyui import serve as serve_options
+from multitalk_nodes.tools.environment import doctor as doctor_options
+from multitalk_nodes.tools.environment import environment
+from multitalk_nodes.tools.environment.steps import StepFailed
+from multitalk_nodes.tools.environment.venvs import clean_variables
+from multitalk_nodes.tools.models import main as models_options
+from multitalk_nodes.tools.processes import leave_on_signals, run
+from multitalk_nodes.tools.release import matrix as matrix_options
+from multitalk_nodes.tools.release import signatures as signatures_options
 
 
 def env(options: argparse.Namespace) -> int:
@@ -50,7 +54,7 @@ def test(options: argparse.Namespace) -> int:
     """ruff, the quick tests, and a few on the oldest ComfyUI; further arguments go to pytest, which then runs in one process"""
     if options.matrix:
         matrix_options.parse(options.more)
-        return environment.prepare().run(["-m", "tools.release.matrix", *options.more])
+        return environment.prepare().launch("tools.release.matrix", options.more)
     return testing.test(environment.prepare(), options.more, options.all, options.coverage)
 
 
@@ -68,35 +72,35 @@ def parity(options: argparse.Namespace) -> int:
     if goldens is None:
         raise StepFailed("parity", "no folder of goldens was found", "name it: python dev.py parity --goldens DIR")
     only = ["--only", *options.only] if options.only else []
-    return made.run(["tools/parity", "--goldens", str(goldens), *only])
+    return made.launch("lab.parity.main", ["--goldens", str(goldens), *only])
 
 
 def demo(options: argparse.Namespace) -> int:
     """make a drawn face talk on the CPU, or your own: --image FACE --audio SPEECH --out FILE"""
     demo_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "tools" / "comfyui" / "demo.py"), *options.more], folder=Path.cwd())
+    return made.launch("tools.comfyui.demo", options.more)
 
 
 def serve(options: argparse.Namespace) -> int:
     """ComfyUI and the serverless worker on this machine, with the demo model: a request in, a video out"""
     serve_options.parse(options.more)
     made = environment.prepare()
-    return made.run(["-m", "tools.comfyui.serve", *options.more])
+    return made.launch("tools.comfyui.serve", options.more)
 
 
 def train_demo(options: argparse.Namespace) -> int:
     """train the demo's model, from nothing to its four files (hours on a CPU; goes on where it was broken off)"""
     train_options.parse(options.more)  # a wrong call, or --help, needs no environment
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "lab" / "training" / "run.py"), *options.more], folder=Path.cwd())
+    return made.launch("lab.training.run", options.more)
 
 
 def eval_demo(options: argparse.Namespace) -> int:
     """measure the demo's model on newly drawn faces, and on voices and words that it never heard"""
     eval_options.parse(options.more)
     made = environment.prepare()
-    return made.run([str(environment.ROOT / "lab" / "evaluation" / "main.py"), *options.more], folder=Path.cwd())
+    return made.launch("lab.evaluation.main", options.more)
 
 
 BENCHES = {
@@ -115,7 +119,7 @@ def bench(options: argparse.Namespace) -> int:
         raise StepFailed("bench", f"there is no measurement '{name}'", "name one: python dev.py bench " + " | ".join(BENCHES))
     BENCHES[name].parse(more)
     made = environment.prepare()
-    return made.run([str(BENCHES[name].__file__), *more], folder=Path.cwd())
+    return made.launch(f"lab.benchmarks.{BENCHES[name].__name__.rpartition('.')[2]}", more)
 
 
 def models(options: argparse.Namespace) -> int:
@@ -144,27 +148,27 @@ def mutants(options: argparse.Namespace) -> int:
     made = environment.prepare()
     if made.goldens is None:
         raise StepFailed("mutants", "no folder of goldens was found", "set MULTITALK_GOLDENS to one")
-    return made.run(["-m", "lab.parity.mutants", str(made.goldens)])
+    return made.launch("lab.parity.mutants", [str(made.goldens)])
 
 
 def faults(options: argparse.Namespace) -> int:
     """put ten random faults into the product, one at a time, and see that the quick tests notice (an hour or less)"""
     faults_options.parse(options.more)
     made = environment.prepare()
-    return made.run(["-m", "lab.faults", *options.more])
+    return made.launch("lab.faults", options.more)
 
 
 def kills(options: argparse.Namespace) -> int:
     """kill -9 ComfyUI while it makes a long video: --count 12 takes three minutes"""
     made = environment.prepare()
-    return made.run(["-m", "lab.kills", *options.more])
+    return made.launch("lab.kills", options.more)
 
 
 def release_signatures(options: argparse.Namespace) -> int:
     """record the nodes' inputs and outputs and the workflows of the version in pyproject.toml, which later ones are held against"""
     signatures_options.parse(options.more)
     made = environment.prepare()
-    return (made.on_oldest() or made).run(["-m", "tools.release.signatures", *options.more])
+    return (made.on_oldest() or made).launch("tools.release.signatures", options.more)
 
 
 PARITY_OPTIONS = {

@@ -175,7 +175,3 @@ def main() -> int:
         return 0
     print(f"{found} of {len(drawn)} faults noticed")
     return 0 if found >= (len(drawn) - 1 if options.least is None else options.least) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

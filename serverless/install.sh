@@ -11,7 +11,7 @@ echo "install: ComfyUI $version"
 (cd "$pack" && env -u COMFYUI_PATH MULTITALK_COMFYUI="$version" FOLDER="$folder" python3 -c '
 import os
 from pathlib import Path
-from tools.host import find_comfyui
+from tools.environment.host import find_comfyui
 find_comfyui(Path.cwd(), Path(os.environ["FOLDER"]))
 ')
 rm -rf "$folder/comfyui" # of an earlier run

@@ -20,7 +20,7 @@ log = logging.getLogger("comfyui")
 PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before the next start, as often as it died at once
 AT_ONCE = 60.0  # seconds
 STOP = 10.0  # seconds from terminate to kill
-WATCHER = Path(__file__).resolve().parents[1] / "tools" / "comfyui" / "watcher.py"  # ends ComfyUI where we are killed
+WATCHER = Path(__file__).resolve().parents[1] / "tools" / "watcher.py"  # ends ComfyUI where we are killed
 
 
 class Keeper:

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import runpy
 import shlex
 import signal
 import sys
@@ -29,13 +30,12 @@ def load_by_path(name: str, file: Path):
     return module
 
 
-pack = load_by_path("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
-pack.register_pack()
+runpy.run_path(str(ROOT / "tools" / "launch.py"))["register_pack"]()
 
-# `import multitalk_tools_server` in a test: the errors must be the same classes as the fixture's
-server_tools = sys.modules["multitalk_tools_server"] = importlib.import_module("multitalk_nodes.tools.comfyui.server")
+from multitalk_nodes.tests import costs
+from multitalk_nodes.tools.comfyui import server as server_tools
+from multitalk_nodes.tools.launch import start_comfy
 
-costs = importlib.import_module("multitalk_nodes.tests.costs")
 costs.count_servers(server_tools.ComfyServer)
 
 for program in ("multitalk_client", "multitalk_core", "serverless"):  # programs of their own, and what the worker hears with
@@ -86,7 +86,7 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session")
 def comfy() -> Path:
     """ComfyUI's folder, importable from here on: `import comfy.model_patcher` inside the test."""
-    return pack.start_comfy()
+    return start_comfy()
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,13 @@
 """Writes tiny random weights of every kind into a ComfyUI models folder. Run as a program: importing ComfyUI stays out of the tests."""
 
-import importlib.util
 import json
 import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
-pack = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-pack.register_pack()
-pack.start_comfy()
+from ..tools.launch import ROOT, start_comfy
+
+start_comfy()
 
 import comfy.ops
 import torch
@@ -47,7 +43,8 @@ def adapter(dim: int, features: int = LAYERS * DIM) -> dict:
     return _fill(MultiTalkAdapter(AdapterShape(dim, 2, features, 32, 32, 8), device="meta"), 1, 0.05)
 
 
-def main(models: Path) -> None:
+def main() -> int:
+    models = Path(sys.argv[1])
     save(models / "diffusion_models", "tiny_wan.safetensors", wan("i2v"))
     save(models / "diffusion_models", "tiny_wan_t2v.safetensors", wan("t2v"))
     patches = models / "model_patches"
@@ -73,7 +70,4 @@ def main(models: Path) -> None:
     (models / "vae").mkdir(parents=True, exist_ok=True)
     save(models / "vae", "tiny_image_vae.safetensors", TAESD(latent_channels=4).state_dict())
     shutil.copyfile(ROOT / "demo" / "weights" / "multitalk-demo-vae.safetensors", models / "vae" / "tiny_vae.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return 0

@@ -21,8 +21,7 @@ from multitalk_client.__main__ import main
 from multitalk_client.comfy import CONNECT
 from multitalk_client.queue import id_of, outputs_of, progress_of, says_that_something_ended, video_of
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe, content
-
-import multitalk_tools_server as tools  # isort: skip
+from multitalk_nodes.tools.comfyui import server as tools
 
 pytestmark = pytest.mark.usefixtures("short_clips")
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def tools(monkeypatch):
     """dev.py's modules, imported as dev.py does, and put away again."""
     monkeypatch.syspath_prepend(str(ROOT))
-    from tools.environment import environment, host, steps
+    from multitalk_nodes.tools.environment import environment, host, steps
 
     yield {"environment": environment, "host": host, "steps": steps}
     for name in [name for name in sys.modules if name.split(".")[0] == "tools"]:

@@ -115,11 +115,9 @@ def test_a_torch_that_does_not_load_is_told_with_what_to_do(tmp_path, content):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(content)
     program = f"""
-import sys
+import runpy, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("pack", {str(ROOT / "tools" / "environment" / "pack.py")!r})
-pack = module_from_spec(spec); spec.loader.exec_module(pack); pack.register_pack()
+runpy.run_path({str(ROOT / "tools" / "launch.py")!r})["register_pack"]()
 from multitalk_nodes.multitalk_core.upkeep.machine import as_text, versions
 print(as_text(versions()))
 """

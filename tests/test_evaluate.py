@@ -38,6 +38,7 @@ from multitalk_nodes.lab.evaluation.metadata import METRICS, add_metrics, tensor
 from multitalk_nodes.lab.scenes.faces import Acting
 from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
 from multitalk_nodes.multitalk_core.lipsync.curves import pearson
+from multitalk_nodes.tools.launch import launched
 
 pytest.importorskip("espeakng_loader", reason="needs espeak-ng: pip install espeakng-loader")
 
@@ -503,7 +504,7 @@ def test_a_worker_that_ends_is_told():
 
 def command(*arguments):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    program = [sys.executable, str(ROOT / "lab" / "evaluation" / "main.py"), "--quick", *arguments]
+    program = launched("lab.evaluation.main", "--quick", *arguments)
     return subprocess.run(program, capture_output=True, text=True, env=environment, timeout=60 * 2 * QUICK_MINUTES)
 
 

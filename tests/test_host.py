@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from multitalk_tools_server import ComfyServer
 
 from multitalk_nodes.tests.graphs import SAMPLES, Graph, video_of
+from multitalk_nodes.tools.comfyui.server import ComfyServer
 from multitalk_nodes.tools.environment.host import OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -292,11 +292,8 @@ def test_a_clip_that_was_made_is_stored_though_the_next_is_interrupted(tmp_path,
 
 
 HOLDER = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1])
-pack = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-pack.register_pack()
+import runpy, sys
+runpy.run_path(sys.argv[1])["register_pack"]()
 from pathlib import Path
 from multitalk_nodes.multitalk_core.video.job import Job
 from multitalk_nodes.multitalk_core.video.segments import CODECS, read_frames
@@ -307,7 +304,7 @@ with Job(Path(sys.argv[2]), "a", [], CODECS["h264"], 18).hold():
 
 
 def test_a_second_holder_is_told_and_a_killed_one_holds_nothing(tmp_path):
-    program = [sys.executable, "-c", HOLDER, str(ROOT / "tools" / "environment" / "pack.py"), str(tmp_path / "job")]
+    program = [sys.executable, "-c", HOLDER, str(ROOT / "tools" / "launch.py"), str(tmp_path / "job")]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(JobBusyError, match="Another ComfyUI is making this video"), the_job(tmp_path).hold():

@@ -6,7 +6,6 @@ import random
 import re
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -19,6 +18,7 @@ from multitalk_nodes.multitalk_core.errors import WeightsError
 from multitalk_nodes.multitalk_core.model import AdapterShape, MultiTalkAdapter
 from multitalk_nodes.multitalk_core.weights.gguf import BLOCKS, unpack
 from multitalk_nodes.tests import layouts
+from multitalk_nodes.tools.launch import launched
 
 NAME = "tiny_infinitetalk"
 HEADS = 4
@@ -158,10 +158,8 @@ def test_loading_takes_a_tenth_of_the_file_in_memory_at_most(comfy, tmp_path, la
     layouts.write(tmp_path / "infinitetalk.safetensors", "fp16 throughout")
     path = sparse(tmp_path / f"large_infinitetalk.{'gguf' if layout == 'Q8_0' else 'safetensors'}", layout)
     assert path.stat().st_size > 1_900_000_000
-    program = Path(__file__).with_name("weights_memory.py")
-    result = subprocess.run(
-        [sys.executable, str(program), str(tmp_path / "infinitetalk.safetensors"), str(path)], capture_output=True, text=True, timeout=300
-    )
+    program = launched("tests.weights_memory", str(tmp_path / "infinitetalk.safetensors"), str(path))
+    result = subprocess.run(program, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.split()[-1]) < 0.1
 

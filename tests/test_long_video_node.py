@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, content, node
-
-import multitalk_tools_server as tools  # isort: skip
+from multitalk_nodes.tools.comfyui import server as tools
 
 
 def long_graph(duration=0.9, **changes):

@@ -16,10 +16,8 @@ def test_comfyui_reads_the_printed_paths(tmp_path):
     models = tmp_path / "my models: ü #1"
     (tmp_path / "paths.yaml").write_text(as_yaml(models), encoding="utf-8")
     program = f"""
-import json, sys
-from importlib.util import module_from_spec, spec_from_file_location
-spec = spec_from_file_location("pack", {str(ROOT / "tools" / "environment" / "pack.py")!r})
-pack = module_from_spec(spec); spec.loader.exec_module(pack); pack.start_comfy()
+import json, runpy, sys
+runpy.run_path({str(ROOT / "tools" / "launch.py")!r})["start_comfy"]()
 import folder_paths
 from utils.extra_config import load_extra_path_config
 load_extra_path_config({str(tmp_path / "paths.yaml")!r})

@@ -4,18 +4,18 @@ import itertools
 import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from multitalk_tools_server import NodeFailed, PromptRefused
 
 from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening
 from multitalk_nodes.multitalk_core.notes import NOTES
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, audio, node, video_of
 from multitalk_nodes.tests.kept import kept
+from multitalk_nodes.tools.comfyui.server import NodeFailed, PromptRefused
+from multitalk_nodes.tools.launch import launched
 
 RATE = 16000
 SEEDS = itertools.count(1000)
@@ -310,9 +310,10 @@ def test_an_empty_mask_is_refused(server, inputs):
 @pytest.fixture(scope="module")
 def random_weights(server):
     """Files of random weights at tiny size in the server's model folders, made by a process of its own, once."""
-    program = ROOT / "tests" / "make_random_weights.py"
-    sources = [program, ROOT / "tests" / "layouts.py", ROOT / "tests" / "tiny.py", ROOT / "multitalk_core" / "model.py"]
-    made = kept("random-weights", sources, lambda folder: subprocess.run([sys.executable, str(program), str(folder)], check=True))
+    makers = [ROOT / "tests" / f"{name}.py" for name in ("make_random_weights", "layouts", "tiny")]
+    sources = [*makers, ROOT / "multitalk_core" / "model.py"]
+    program = "tests.make_random_weights"
+    made = kept("random-weights", sources, lambda folder: subprocess.run(launched(program, str(folder)), check=True))
     shutil.copytree(made, server.base / "models", dirs_exist_ok=True)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from multitalk_nodes.tools.launch import launched
+
 ROOT = Path(__file__).resolve().parents[1]
 ITEMS = [f"{number:02}" for number in range(1, 16)]
 
@@ -24,7 +26,7 @@ def test_the_pack_computes_what_the_published_code_computed(comfy, goldens, item
 
 
 def parity(folder, *items):
-    command = [sys.executable, "tools/parity", "--goldens", str(folder), "--only", *items]
+    command = launched("lab.parity.main", "--goldens", str(folder), "--only", *items)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
 
 

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from multitalk_tools_server import (
+
+from multitalk_nodes.tools import processes
+from multitalk_nodes.tools.comfyui.server import (
     COPY_MARK,
     PACK_NAME,
     ComfyServer,
@@ -23,8 +25,6 @@ from multitalk_tools_server import (
     ServerFailed,
     place_pack,
 )
-
-from multitalk_nodes.tools import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 

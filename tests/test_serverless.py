@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from dataclasses import replace
@@ -16,12 +15,11 @@ import pytest
 from multitalk_client import Template, id_of, templates
 from multitalk_nodes.tests.endpoint import BUCKET, KEYS, SHORT, in_bucket, inline
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph, Probe, content
+from multitalk_nodes.tools.comfyui import server as tools
+from multitalk_nodes.tools.launch import launched
 from serverless import models
 from serverless.handler import Worker
 from serverless.settings import Settings
-
-import multitalk_tools_server as tools  # isort: skip
-
 
 pytestmark = pytest.mark.usefixtures("short_clips")
 
@@ -260,7 +258,7 @@ def test_the_sdks_server_answers_curl(server, bucket, tmp_path):
     told = KEYS | {"AWS_S3_BUCKET_NAME": BUCKET, "BUCKET_ENDPOINT_URL": bucket.address, "RUNPOD_DEBUG_LEVEL": "DEBUG"}
     log = (tmp_path / "log").open("w+")
     with subprocess.Popen(
-        [sys.executable, "-m", "tools.comfyui.serve", *map(str, options)], cwd=ROOT, env=os.environ | told, stdout=log, stderr=log
+        launched("tools.comfyui.serve", *map(str, options)), cwd=ROOT, env=os.environ | told, stdout=log, stderr=log
     ) as running:
         try:
             ready = _waited(f"http://127.0.0.1:{ports[1]}/ready", running)

@@ -26,11 +26,10 @@ from multitalk_client import id_of
 from multitalk_nodes.tests import costs
 from multitalk_nodes.tests.endpoint import BUCKET, KEYS, in_bucket, inline
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Graph
+from multitalk_nodes.tools.comfyui import server as tools
 from serverless.handler import Worker
 from serverless.keeper import Keeper
 from serverless.settings import Settings
-
-import multitalk_tools_server as tools  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("short_clips")
 

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from multitalk_tools_server import ComfyServer
 
 from multitalk_nodes.tests.graphs import SAMPLES, Graph
 from multitalk_nodes.tests.test_workflows import object_info as object_info  # noqa: PLC0414 - the fixture, with the samples uploaded
 from multitalk_nodes.tests.test_workflows import unfit
+from multitalk_nodes.tools.comfyui.server import ComfyServer
 from multitalk_nodes.tools.release.signatures import RELEASED, ROOT, breaks, replaced, signature
 from multitalk_nodes.tools.workflows.workflows import to_prompt
 

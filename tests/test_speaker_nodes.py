@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from multitalk_tools_server import NodeFailed
 
 from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
 from multitalk_nodes.multitalk_core.audio.sound import mono_16k
 from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening, pearson
 from multitalk_nodes.tests.graphs import SAMPLES, Graph, audio, node, video_of
+from multitalk_nodes.tools.comfyui.server import NodeFailed
 
 FACES = json.loads((SAMPLES / "two_faces_small.json").read_text(encoding="utf-8"))["boxes"]
 SHORT = 41  # frames

@@ -7,7 +7,6 @@ import av
 import pytest
 import soundfile
 import torch
-from multitalk_tools_server import NodeFailed
 
 from multitalk_nodes.lab.scenes.faces import Acting, one_face, two_faces
 from multitalk_nodes.multitalk_core.audio.loudness import speech_energy, voice_energy
@@ -21,6 +20,7 @@ from multitalk_nodes.multitalk_core.people.voices import Voices
 from multitalk_nodes.multitalk_core.pictures.lipsync import sync_picture
 from multitalk_nodes.multitalk_core.video.sources import VideoSource
 from multitalk_nodes.tests.graphs import SAMPLES, Graph, node
+from multitalk_nodes.tools.comfyui.server import NodeFailed
 
 FRAMES = 81
 SIZE = (64, 128)

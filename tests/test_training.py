@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from safetensors import safe_open
 from multitalk_nodes.lab.evaluation.metadata import tensors_hash
 from multitalk_nodes.lab.training.muon import Muon, orthogonal
 from multitalk_nodes.lab.training.stage import Stage, StageError, commit, cosine, histories
+from multitalk_nodes.tools.launch import launched
 
 RANDOM = 7
 ROOT = Path(__file__).resolve().parents[1]
@@ -294,7 +294,7 @@ def test_every_mouth_counts_alike(comfy):
 
 
 def train_demo(work, *arguments):
-    program = [sys.executable, str(ROOT / "lab" / "training" / "run.py"), "--work", str(work), "--device", "cpu", "--jobs", "1"]
+    program = [*launched("lab.training.run"), "--work", str(work), "--device", "cpu", "--jobs", "1"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run([*program, *arguments], capture_output=True, text=True, env=environment, timeout=900)
 

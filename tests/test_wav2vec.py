@@ -287,11 +287,8 @@ class PeakMemory:
 
 
 PEAKS = """
-import ctypes, importlib.util, sys
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1])
-pack = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-pack.register_pack()
+import ctypes, runpy, sys
+runpy.run_path(sys.argv[1])["register_pack"]()
 ctypes.CDLL(None).mallopt(-3, 64 << 10)  # blocks of 64 KiB and more go back when they are freed: resident memory is memory in use
 from pathlib import Path
 from multitalk_nodes.tests.test_wav2vec import peaks
@@ -319,7 +316,7 @@ def test_ten_minutes_need_no_more_memory_than_two(tmp_path):
     """In a process of its own: other tests leave fragments. The embeddings of eight more minutes would be 35 MiB, their features 94, a
     copy of their samples 29.
     """
-    program = [sys.executable, "-c", PEAKS, str(ROOT / "tools" / "environment" / "pack.py"), str(tmp_path)]
+    program = [sys.executable, "-c", PEAKS, str(ROOT / "tools" / "launch.py"), str(tmp_path)]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     two, ten = map(float, ended.stdout.split()[-2:])

@@ -18,6 +18,7 @@ from multitalk_nodes.multitalk_core.lipsync.check import LEAST_FRAMES
 from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening, pearson
 from multitalk_nodes.multitalk_core.people.dialogue import dialogue
 from multitalk_nodes.tests.graphs import ROOT, SAMPLES, Probe, workflow
+from multitalk_nodes.tools.comfyui import server as tools
 from multitalk_nodes.tools.models.downloads import FILES
 from multitalk_nodes.tools.workflows.examples import EXAMPLES
 from multitalk_nodes.tools.workflows.workflows import (
@@ -31,8 +32,6 @@ from multitalk_nodes.tools.workflows.workflows import (
     to_prompt,
     with_defaults,
 )
-
-import multitalk_tools_server as tools  # isort: skip
 
 NAMES = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
 FRAMES = {"demo_one_speaker": 101, "demo_two_speakers": 88}  # a whole clip; 0.9 s and 2.6 s of voices

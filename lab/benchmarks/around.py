@@ -14,15 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-PERFORMANCE = Path(__file__).with_name("performance.py")
+from ...tools.launch import launched
+
+ROOT = Path(__file__).resolve().parents[2]
 HOUR = 3600 * 25  # frames
 LAZY = ("transformers", "av")  # that the pack imports only where they are used
 
 
 def in_a_process_of_its_own(what: str, *arguments: str) -> dict[str, Any]:
     """The result of `performance.py --one`, whose memory and imports are its own."""
-    command = [sys.executable, str(PERFORMANCE), "--one", what, *arguments]
+    command = launched("lab.benchmarks.performance", "--one", what, *arguments)
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 

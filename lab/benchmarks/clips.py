@@ -181,7 +181,7 @@ def encoding() -> list[dict[str, Any]]:
 
     from ...multitalk_core.video.segments import read_frames
 
-    source = torch.stack([*read_frames(Path(__file__).resolve().parents[1] / "demo" / "samples" / "silent_face.mp4", 0, 25)])
+    source = torch.stack([*read_frames(Path(__file__).resolve().parents[2] / "demo" / "samples" / "silent_face.mp4", 0, 25)])
     found = []
     for width, height in ((832, 480), (1280, 720)):
         large = F.interpolate(source.movedim(-1, 1), size=(height, width), mode="bicubic", align_corners=False).movedim(1, -1)

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "lab" / "benchmarks" / "results"
 FAMILIES = ("multitalk", "infinitetalk")
 SEED = 20_270_000  # of no training, and of no evaluation
 CLIP_FRAMES = 81
@@ -39,10 +39,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    from begin import begin
+    from .begin import begin
 
     begin()
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
 
     found = {"what": __doc__.splitlines()[0], **surroundings(), "steps": options.steps, "seconds": options.seconds, "videos": []}
     kinds = itertools.product(range(options.videos), options.speakers, options.families, options.colours)
@@ -62,15 +62,15 @@ def measure(number: int, speakers: int, family: str, colour: float, options: arg
     import numpy as np
     import torch
 
-    from multitalk_nodes.lab.evaluation.cases import Case, Settings, draw_voices
-    from multitalk_nodes.lab.evaluation.evaluate import Product, Take, psnr
-    from multitalk_nodes.lab.evaluation.files import video_parts, write_video
-    from multitalk_nodes.lab.scenes import scenes
-    from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
-    from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
-    from multitalk_nodes.multitalk_core.families import FAMILIES as RULES
-    from multitalk_nodes.multitalk_core.people.speakers import Speaker
-    from multitalk_nodes.multitalk_core.windows import plan_clips
+    from ...multitalk_core.audio.loudness import voice_energy
+    from ...multitalk_core.clock import SAMPLE_RATE
+    from ...multitalk_core.families import FAMILIES as RULES
+    from ...multitalk_core.people.speakers import Speaker
+    from ...multitalk_core.windows import plan_clips
+    from ..evaluation.cases import Case, Settings, draw_voices
+    from ..evaluation.evaluate import Product, Take, psnr
+    from ..evaluation.files import video_parts, write_video
+    from ..scenes import scenes
 
     random = np.random.default_rng((SEED, speakers, number))  # the same faces and voices whatever is done with them
     frames = round(options.seconds * 25)
@@ -101,8 +101,8 @@ def measure(number: int, speakers: int, family: str, colour: float, options: arg
 
 def ends(file: Path, boxes: list[Any], energies: Any) -> dict[str, list[float]]:
     """Correlation of every mouth with its own voice, in the video's first clip and in its last 81 frames."""
-    from multitalk_nodes.lab.evaluation.files import read_video
-    from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening, pearson
+    from ...multitalk_core.lipsync.curves import mouth_opening, pearson
+    from ..evaluation.files import read_video
 
     video = read_video(file)
     parts = {"first": slice(0, CLIP_FRAMES), "last": slice(-CLIP_FRAMES, None)}
@@ -128,7 +128,7 @@ def plot(videos: list[dict[str, Any]], file: Path) -> None:
     """PSNR by clip, the mean of all videos of a kind, a line for each family and strength."""
     import numpy as np
 
-    from multitalk_nodes.lab.plots import figure
+    from ..plots import figure
 
     with figure(file) as axes:
         for family, colour in sorted({(video["family"], video["colour"]) for video in videos}):
@@ -136,7 +136,3 @@ def plot(videos: list[dict[str, Any]], file: Path) -> None:
             style = "-" if colour else "--"
             axes.plot(range(1, curves.shape[1] + 1), curves.mean(axis=0), style, marker=".", label=f"{family}, colour {colour:g}")
         axes.set(xlabel="clip", ylabel="PSNR of its new frames, dB")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ encoder and with one of the published size (12 layers of 768, random weights), w
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -18,8 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from ...tools.launch import launched
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "lab" / "benchmarks" / "results"
 PUBLISHED = {"layers": 12, "dim": 768}
 ENCODERS = ("demo", "published size")
 
@@ -44,18 +45,18 @@ def main() -> int:
         print(*map(told, found["runs"]), sep="\n")
         plot_if_asked(options, found)
         return 0
-    from begin import begin
+    from .begin import begin
 
     begin()
     if options.one:
         print(json.dumps(measure(int(options.one[0]), options.one[1], options.steps)))
         return 0
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
 
     found = {"what": __doc__.splitlines()[0], **surroundings(), "steps": options.steps, "runs": []}
     for encoder in options.encoders:
         for seconds in options.seconds:
-            again = [sys.executable, __file__, "--steps", str(options.steps), "--one", str(seconds), encoder]
+            again = launched("lab.benchmarks.long_video", "--steps", str(options.steps), "--one", str(seconds), encoder)
             made = json.loads(subprocess.run(again, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
             found["runs"].append(made)
             print(told(made), flush=True)
@@ -75,9 +76,9 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
     import psutil
     import torch
 
-    from multitalk_nodes.multitalk_core.video.disk import Exactly
-    from multitalk_nodes.multitalk_core.video.job import Job
-    from multitalk_nodes.multitalk_core.video.segments import CODECS
+    from ...multitalk_core.video.disk import Exactly
+    from ...multitalk_core.video.job import Job
+    from ...multitalk_core.video.segments import CODECS
 
     video, backend = prepare(seconds, encoder, steps)
     process = psutil.Process()
@@ -128,17 +129,17 @@ def prepare(seconds: int, encoder: str, steps: int, family: str = "multitalk") -
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    from multitalk_nodes.comfy_bridge.demo import load_demo
-    from multitalk_nodes.comfy_bridge.long_video import Settings, long_video
-    from multitalk_nodes.comfy_bridge.weights import build_weights
-    from multitalk_nodes.lab.benchmarks.timed import TimedBackend
-    from multitalk_nodes.lab.scenes.faces import one_face
-    from multitalk_nodes.multitalk_core.audio.files import read_sound
-    from multitalk_nodes.multitalk_core.audio.wav2vec import Wav2Vec2
-    from multitalk_nodes.multitalk_core.families import FAMILIES
-    from multitalk_nodes.multitalk_core.model import MultiTalkAdapter
-    from multitalk_nodes.multitalk_core.people.speakers import Speaker
-    from multitalk_nodes.multitalk_core.people.voices import encode_voices
+    from ...comfy_bridge.demo import load_demo
+    from ...comfy_bridge.long_video import Settings, long_video
+    from ...comfy_bridge.weights import build_weights
+    from ...multitalk_core.audio.files import read_sound
+    from ...multitalk_core.audio.wav2vec import Wav2Vec2
+    from ...multitalk_core.families import FAMILIES
+    from ...multitalk_core.model import MultiTalkAdapter
+    from ...multitalk_core.people.speakers import Speaker
+    from ...multitalk_core.people.voices import encode_voices
+    from ..scenes.faces import one_face
+    from .timed import TimedBackend
 
     torch.manual_seed(0)
     demo = load_demo(ROOT / "demo" / "weights", FAMILIES[family])
@@ -193,16 +194,11 @@ def pace(run: dict[str, Any]) -> float:
 
 def plot(runs: list[dict[str, Any]], file: Path) -> None:
     """Memory over the video, a line for each run."""
-    spec = importlib.util.spec_from_file_location("multitalk_tools_plots", ROOT / "lab" / "plots.py")
-    plots = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plots)
+    from .. import plots
+
     with plots.figure(file) as axes:
         for run in runs:
             seconds = [(i + 1) * run["seconds"] / len(run["clips"]) for i in range(len(run["clips"]))]
             style = "-" if run["encoder"] == "demo" else "--"
             axes.plot(seconds, [clip["peak_mb"] for clip in run["clips"]], style, marker=".", label=f"{run['seconds']} s, {run['encoder']}")
         axes.set(xlabel="seconds of video that are finished", ylabel="most resident memory in the clip, MB", ylim=(0, None))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """`python dev.py bench`: how near to bare WAN, beside ComfyUI's own InfiniteTalk, and everything around a step. Writes docs/performance.md.
 
 On the CPU by default; --gpu measures WAN 14B with random weights at its true size on a CUDA card. Both keep a file of their own under
-benchmarks/results; the page says what of both is there, and "not measured" of the rest.
+lab/benchmarks/results; the page says what of both is there, and "not measured" of the rest.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "lab" / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 CPU_PARTS = ("counted", "steps", "guidance", "listening", "hour", "importing", "graph", "clips")
 GPU_PARTS = ("steps", "guidance", "clips")
@@ -36,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", nargs="+", help=argparse.SUPPRESS
     )  # of lab/benchmarks/sized.py: a try of --gpu without a card takes "tiny"
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the files (default: benchmarks/results)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the files (default: lab/benchmarks/results)")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written (default: docs/performance.md)")
     parser.add_argument("--write-page", action="store_true", help="measure nothing; write the page from the files")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)  # what a process of its own does
@@ -50,13 +50,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    from begin import begin
+    from .begin import begin
 
     begin(cpu=not options.gpu)
-    from multitalk_nodes.lab.benchmarks import performance_page
+    from . import performance_page
 
     if options.one:
-        from multitalk_nodes.lab.benchmarks.around import ONE
+        from .around import ONE
 
         what, *arguments = options.one
         print(json.dumps(ONE[what](*arguments)))
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> None:
     """All parts, or some; the file is written after each, with what it had of the others."""
     import torch
 
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
 
     if options.gpu and not torch.cuda.is_available() and not options.sizes:
         raise SystemExit("bench --gpu needs a CUDA card, and there is none here. Without --gpu it measures on the CPU.")
@@ -91,8 +91,8 @@ def part(name: str, options: argparse.Namespace) -> Any:
     """One part's figures."""
     import torch
 
-    from multitalk_nodes.lab.benchmarks import around, clips, steps
-    from multitalk_nodes.lab.benchmarks.sized import SIZES, Sized
+    from . import around, clips, steps
+    from .sized import SIZES, Sized
 
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() and options.gpu else ("cpu", torch.float32)
     sizes = [SIZES[size] for size in options.sizes or (("480p", "720p") if options.gpu else ("cpu",))]
@@ -115,7 +115,3 @@ def part(name: str, options: argparse.Namespace) -> Any:
     if name == "clips":
         return clips.on_a_card(sizes[0], device, dtype) if options.gpu else clips.on_the_cpu()
     return around.in_a_process_of_its_own(name)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

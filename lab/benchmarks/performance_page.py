@@ -11,7 +11,7 @@ NOTES = Path(__file__).with_name("performance_notes.md")
 WHO = {"ours": "ours", "core": "ComfyUI's own InfiniteTalk", "bare": "bare against itself"}
 
 INTRODUCTION = """\
-Written by `python dev.py bench` (CPU) and `python dev.py bench --gpu` (a CUDA card) from the files in `benchmarks/results`. Random
+Written by `python dev.py bench` (CPU) and `python dev.py bench --gpu` (a CUDA card) from the files in `lab/benchmarks/results`. Random
 weights and data, warmed up, the same precision and attention on both sides of a comparison; both are timed in turn in one process, and a
 ratio is the median of the rounds' ratios, with the quartiles. Nothing was timed with the published weights.
 """

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "lab" / "benchmarks" / "results"
 SEED = 20_290_000  # of no training, and of no other measurement
 THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 CACHES = ("TeaCache", "EasyCache")
@@ -36,10 +36,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    from begin import begin
+    from .begin import begin
 
     begin()
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
@@ -56,7 +56,7 @@ def main() -> int:
 
 def small(kind: str, count: int, seed: int) -> list[int]:
     """Numbers of the first cases whose faces are 64 × 64 pixels."""
-    from multitalk_nodes.lab.evaluation.cases import Scope, layout_of
+    from ..evaluation.cases import Scope, layout_of
 
     numbers = (number for number in itertools.count() if layout_of(kind, number, Scope(seed=seed, quick=True)).endswith("_SMALL"))
     return list(itertools.islice(numbers, count))
@@ -66,10 +66,10 @@ def videos(kind: str, number: int, options: argparse.Namespace) -> list[dict[str
     """One case without a cache, then with each cache at each threshold."""
     import torch
 
-    from multitalk_nodes.lab.evaluation.cases import Scope, Settings, draw_case, plan_of
-    from multitalk_nodes.lab.evaluation.evaluate import Product, Take, psnr
-    from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
-    from multitalk_nodes.multitalk_core.people.speakers import Speaker
+    from ...multitalk_core.clock import SAMPLE_RATE
+    from ...multitalk_core.people.speakers import Speaker
+    from ..evaluation.cases import Scope, Settings, draw_case, plan_of
+    from ..evaluation.evaluate import Product, Take, psnr
 
     scope = Scope(seed=options.seed, quick=True)
     case = draw_case(kind, number, scope)
@@ -93,8 +93,8 @@ def caching(model: Any, cache: str, threshold: float) -> Any:
     """The model behind a cache's node; everything but the threshold as the node proposes it."""
     from comfy_extras.nodes_easycache import EasyCacheNode
 
-    from multitalk_nodes.comfy_bridge.step_cache import cache_steps
-    from multitalk_nodes.multitalk_core.step_cache import TABLES, Rule
+    from ...comfy_bridge.step_cache import cache_steps
+    from ...multitalk_core.step_cache import TABLES, Rule
 
     if cache == "TeaCache":
         return cache_steps(model, Rule(threshold, TABLES["none"]))  # no polynomial was fitted to the demo model
@@ -120,8 +120,8 @@ class Evaluations:
 
 def own_voices(frames: Any, case: Any) -> list[float]:
     """Correlation of every mouth with its own voice."""
-    from multitalk_nodes.multitalk_core.audio.loudness import voice_energy
-    from multitalk_nodes.multitalk_core.lipsync.curves import mouth_opening, pearson
+    from ...multitalk_core.audio.loudness import voice_energy
+    from ...multitalk_core.lipsync.curves import mouth_opening, pearson
 
     pairs = zip(case.boxes, case.voices, strict=True)
     return [pearson(mouth_opening(frames, box), voice_energy(voice, frames.shape[0])) for box, voice in pairs]
@@ -171,7 +171,3 @@ def table(found: list[dict[str, Any]]) -> str:
         cells = (row["cache"], f"{row['threshold']:g}", f"{row['saved']:.0%}", pictures, f"{row['own_voice']:.3f}", lost)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines).replace("%", " %").replace("  %", " %").replace("-0.", "−0.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

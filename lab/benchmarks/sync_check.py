@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "lab" / "benchmarks" / "results"
 SEED = 20_280_000  # of no training, and of no other measurement
 KINDS = ("one", "two", "silent")  # lab/evaluation/cases.py
 SHIFTS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)  # frames that mouths are late
@@ -37,10 +37,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    from begin import begin
+    from .begin import begin
 
     begin()
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
 
     with tempfile.TemporaryDirectory(prefix="multitalk-sync-") as folder:
         options.videos = options.videos or Path(folder)
@@ -78,14 +78,14 @@ class Clips:
     """Cases, and their videos as MP4."""
 
     def __init__(self, source: str, options: argparse.Namespace) -> None:
-        from multitalk_nodes.lab.evaluation.cases import Scope
-        from multitalk_nodes.lab.evaluation.evaluate import Product
+        from ..evaluation.cases import Scope
+        from ..evaluation.evaluate import Product
 
         self.source, self.options, self.scope = source, options, Scope(seed=options.seed)
         self.product = Product(ROOT / "demo" / "weights")
 
     def case(self, kind: str, number: int) -> Any:
-        from multitalk_nodes.lab.evaluation.cases import draw_case
+        from ..evaluation.cases import draw_case
 
         return draw_case(kind, number, self.scope)
 
@@ -93,7 +93,7 @@ class Clips:
         """The finished video [F, H, W, 3]."""
         import torch
 
-        from multitalk_nodes.lab.evaluation.files import read_video, write_video
+        from ..evaluation.files import read_video, write_video
 
         file = self.options.videos / f"{self.source}-{kind}-{number:03}-{self.options.steps}-{self.options.seed}.mp4"
         if not file.exists():
@@ -104,10 +104,10 @@ class Clips:
         return read_video(file)
 
     def _take(self, kind: str, case: Any) -> Any:
-        from multitalk_nodes.lab.evaluation.cases import Settings, plan_of
-        from multitalk_nodes.lab.evaluation.evaluate import Take
-        from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
-        from multitalk_nodes.multitalk_core.people.speakers import Speaker
+        from ...multitalk_core.clock import SAMPLE_RATE
+        from ...multitalk_core.people.speakers import Speaker
+        from ..evaluation.cases import Settings, plan_of
+        from ..evaluation.evaluate import Take
 
         heard = tuple(
             Speaker(voice[None], SAMPLE_RATE, box=box) if voice.any() else Speaker(box=box)
@@ -118,8 +118,8 @@ class Clips:
 
 def measure(clips: Clips, kind: str, number: int, count: int) -> list[dict[str, Any]]:
     """Every check of one clip."""
-    from multitalk_nodes.multitalk_core.lipsync.check import check_sync
-    from multitalk_nodes.multitalk_core.people.speakers import Speaker
+    from ...multitalk_core.lipsync.check import check_sync
+    from ...multitalk_core.people.speakers import Speaker
 
     case = clips.case(kind, number)
     frames = clips.frames(kind, number, case)
@@ -171,7 +171,7 @@ def shifted(voice: Any, frames: int) -> Any:
 
 def chance(check: Any, speaker: int) -> float:
     """The greatest of a mouth's correlations with voices, in the unit of sync_check.CONVINCING."""
-    from multitalk_nodes.multitalk_core.lipsync.check import frames_near
+    from ...multitalk_core.lipsync.check import frames_near
 
     pairs = zip(check.correlations[speaker].tolist(), check.voices, strict=True)
     return max(math.atanh(min(0.999, value)) * frames_near(voice) ** 0.5 for value, voice in pairs)
@@ -243,7 +243,3 @@ LINES = (
     ("another clip's voices: no match", "shuffled", "right", "speakers"),
     *((f"{late:+d} frames: found within one frame", f"{late:+d}", "clips_within_a_frame", "clips") for late in SHIFTS),
 )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

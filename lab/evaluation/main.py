@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import sys
@@ -18,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from ...tools.launch import launched, start_comfy
+
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS_BETWEEN_LINES = 10.0
 DRAWN_AND_MEASURED_BY = (
     "lab/scenes/faces.py", "lab/scenes/scenes.py", "lab/scenes/speech.py",
@@ -30,14 +31,6 @@ SAID_ABOUT_WEIGHTS = ("quick", "rows", "clips", "drift_videos", "vae_clips", "fr
 
 class EvaluationError(RuntimeError):
     """The evaluation cannot go on; the message says what to change."""
-
-
-def load(name: str, file: Path) -> Any:
-    """A module by its file: the repository's folder must not be on sys.path."""
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -81,11 +74,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    pack = load("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
-    pack.register_pack()
-    pack.start_comfy()
-    from multitalk_nodes.lab.evaluation.workers import WorkerError, work
-    from multitalk_nodes.tools.processes import leave_on_signals
+    start_comfy()
+    from ...tools.processes import leave_on_signals
+    from .workers import WorkerError, work
 
     leave_on_signals()
     try:
@@ -103,10 +94,10 @@ def main() -> int:
 
 def evaluate(options: argparse.Namespace, videos: Path) -> int:
     """Everything that is asked for: measure, print, write. 1 if a bound is missed."""
-    from multitalk_nodes.lab.evaluation import report
-    from multitalk_nodes.lab.evaluation.metadata import add_metrics
-    from multitalk_nodes.lab.evaluation.sheet import sheet_of
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
+    from . import report
+    from .metadata import add_metrics
+    from .sheet import sheet_of
 
     scope = scope_of(options)
     check_recordings(scope)
@@ -133,8 +124,8 @@ def evaluate(options: argparse.Namespace, videos: Path) -> int:
 
 def all_records(options: argparse.Namespace, scope: Any, about: dict[str, Any], videos: Path) -> list[dict[str, Any]]:
     """What is asked for: as far as it stands in --out already, and the rest made now."""
-    from multitalk_nodes.lab.evaluation.cases import groups
-    from multitalk_nodes.lab.evaluation.workers import measured
+    from .cases import groups
+    from .workers import measured
 
     counts = counts_of(options, scope)
     wanted = groups([(row, counts[row.name]) for row in chosen_rows(options)])
@@ -143,7 +134,7 @@ def all_records(options: argparse.Namespace, scope: Any, about: dict[str, Any], 
     asked = {(row, group.number) for group in wanted for row in group.rows}
     records = [record for record in stored(options.out, about) if (record["row"], record["number"]) in asked]
     pending = without(wanted, {(record["row"], record["number"]) for record in records})
-    command = [sys.executable, __file__, *sys.argv[1:], "--worker", "--keep", str(videos)]
+    command = launched("lab.evaluation.main", *sys.argv[1:], "--worker", "--keep", str(videos))
     for record in with_progress(measured(pending, command, options.jobs), pending, len(records), scope):
         records.append(record)
         if options.out:
@@ -152,7 +143,7 @@ def all_records(options: argparse.Namespace, scope: Any, about: dict[str, Any], 
 
 
 def scope_of(options: argparse.Namespace) -> Any:
-    from multitalk_nodes.lab.evaluation.cases import RECORDINGS, SEED, Scope
+    from .cases import RECORDINGS, SEED, Scope
 
     files = sorted(options.recordings.iterdir()) if options.recordings else []
     recordings = tuple(file for file in files if file.suffix.lower() in RECORDINGS)
@@ -161,8 +152,8 @@ def scope_of(options: argparse.Namespace) -> Any:
 
 def check_recordings(scope: Any) -> None:
     """Raises EvaluationError for a recording that nothing could be measured with: before anything is made."""
-    from multitalk_nodes.lab.evaluation.cases import frames_of, recorded_voice
-    from multitalk_nodes.multitalk_core.errors import AudioError
+    from ...multitalk_core.errors import AudioError
+    from .cases import frames_of, recorded_voice
 
     for file in scope.recordings:
         try:
@@ -173,7 +164,7 @@ def check_recordings(scope: Any) -> None:
 
 def chosen_rows(options: argparse.Namespace) -> list[Any]:
     """The rows named, by their name or by what stands before its hyphen; all of them if none is named."""
-    from multitalk_nodes.lab.evaluation.cases import QUICK, ROWS
+    from .cases import QUICK, ROWS
 
     offered = {name: row for name, row in ROWS.items() if not options.quick or name in QUICK}
     names = [name.strip() for name in options.rows.split(",") if name.strip()] or list(offered)
@@ -184,7 +175,7 @@ def chosen_rows(options: argparse.Namespace) -> list[Any]:
 
 
 def counts_of(options: argparse.Namespace, scope: Any) -> dict[str, int]:
-    from multitalk_nodes.lab.evaluation.cases import QUICK, ROWS
+    from .cases import QUICK, ROWS
 
     if options.quick:
         return {name: min(options.clips, QUICK.get(name, 0)) for name in ROWS}
@@ -200,8 +191,8 @@ def counts_of(options: argparse.Namespace, scope: Any) -> dict[str, int]:
 
 def about_run(options: argparse.Namespace, scope: Any) -> dict[str, Any]:
     """What records depend on: those of one file must have it in common."""
-    from multitalk_nodes.lab.evaluation.metadata import tensors_hash
-    from multitalk_nodes.lab.surroundings import surroundings
+    from ..surroundings import surroundings
+    from .metadata import tensors_hash
 
     weights = sorted(options.weights.glob("*.safetensors"))
     code = b"".join(file.read_bytes() for pattern in DRAWN_AND_MEASURED_BY for file in sorted(ROOT.glob(pattern)))
@@ -267,7 +258,7 @@ def write(file: Path, text: str) -> None:
 
 def without(groups: list[Any], measured: set[tuple[str, int]]) -> list[Any]:
     """What is left to do."""
-    from multitalk_nodes.lab.evaluation.cases import Group
+    from .cases import Group
 
     left = [Group(g.cases, g.number, tuple(row for row in g.rows if (row, g.number) not in measured)) for g in groups]
     return [group for group in left if group.rows]
@@ -275,7 +266,7 @@ def without(groups: list[Any], measured: set[tuple[str, int]]) -> list[Any]:
 
 def with_progress(records: Iterator[Any], pending: Sequence[Any], before: int, scope: Any) -> Iterator[Any]:
     """The records, with a line now and then that says how many there are and how long the rest will take."""
-    from multitalk_nodes.lab.evaluation.cases import ROWS, cost
+    from .cases import ROWS, cost
 
     total = sum(len(group.rows) for group in pending)
     work_left = whole = sum(cost(ROWS[row], group.number, scope) for group in pending for row in group.rows)
@@ -290,7 +281,3 @@ def with_progress(records: Iterator[Any], pending: Sequence[Any], before: int, s
             minutes = (now - began) / 60
             left = max(0.0, minutes / (whole - work_left) * work_left)  # sums of floats
             print(f"eval-demo: {number}/{total} videos in {minutes:.1f} min, about {left:.0f} min left", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

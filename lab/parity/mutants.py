@@ -13,12 +13,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from ...tools.environment.pack import register_pack, start_comfy
+from ...tools.launch import start_comfy
 from ...tools.processes import leave_on_signals
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COPY = "multitalk_mutant"  # the changed pack's name beside the real one
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "demo", "benchmarks", "docs", "workflows")
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "demo", "docs", "workflows")
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Mutant:
 
 CORE, BRIDGE = "multitalk_core", "comfy_bridge"
 MUTANTS = (
-    Mutant(f"{CORE}/audio.py", "to_mono(as_sound(waveform, rate))", "as_sound(waveform, rate)[0]", "01", quick=True),
-    Mutant(f"{CORE}/audio.py", "TARGET_LUFS = -23.0", "TARGET_LUFS = -22.9", "01"),
-    Mutant(f"{CORE}/audio.py", "RELATIVE_GATE = -10.0", "RELATIVE_GATE = -4.0", "01"),
-    Mutant(f"{CORE}/audio.py", "4.0, 1 / math.sqrt(2), 1500.0", "-4.0, 1 / math.sqrt(2), 1500.0", "01"),
-    Mutant(f"{CORE}/audio.py", 'following = end if layout == "sequential"', 'following = end if layout == "parallel"', "01"),
-    Mutant(f"{CORE}/audio.py", 'quality="HQ"', 'quality="LQ"', "01"),
-    Mutant(f"{CORE}/wav2vec.py", 'mode="linear", align_corners=True', 'mode="linear", align_corners=False', "02", quick=True),
-    Mutant(f"{CORE}/wav2vec.py", "collected[-1] = norm(collected[-1])", "collected[0] = norm(collected[0])", "14"),
-    Mutant(f"{CORE}/wav2vec.py", "return (voice - mean) / deviation", "return (voice + mean) / deviation", "01"),
-    Mutant(f"{CORE}/wav2vec.py", "max(1, int(samples / SAMPLE_RATE * FPS))", "max(1, round(samples / SAMPLE_RATE * FPS) - 1)", "02"),
+    Mutant(f"{CORE}/audio/sound.py", "to_mono(as_sound(waveform, rate))", "as_sound(waveform, rate)[0]", "01", quick=True),
+    Mutant(f"{CORE}/audio/loudness.py", "TARGET_LUFS = -23.0", "TARGET_LUFS = -22.9", "01"),
+    Mutant(f"{CORE}/audio/loudness.py", "RELATIVE_GATE = -10.0", "RELATIVE_GATE = -4.0", "01"),
+    Mutant(f"{CORE}/audio/loudness.py", "4.0, 1 / math.sqrt(2), 1500.0", "-4.0, 1 / math.sqrt(2), 1500.0", "01"),
+    Mutant(f"{CORE}/audio/sound.py", 'following = end if layout == "sequential"', 'following = end if layout == "parallel"', "01"),
+    Mutant(f"{CORE}/audio/sound.py", 'quality="HQ"', 'quality="LQ"', "01"),
+    Mutant(f"{CORE}/audio/wav2vec.py", 'mode="linear", align_corners=True', 'mode="linear", align_corners=False', "02", quick=True),
+    Mutant(f"{CORE}/audio/wav2vec.py", "collected[-1] = norm(collected[-1])", "collected[0] = norm(collected[0])", "14"),
+    Mutant(f"{CORE}/audio/wav2vec.py", "return (voice - mean) / deviation", "return (voice + mean) / deviation", "01"),
+    Mutant(f"{CORE}/clock.py", "max(1, int(samples / SAMPLE_RATE * FPS))", "max(1, round(samples / SAMPLE_RATE * FPS) - 1)", "02"),
     Mutant(f"{CORE}/windows.py", "torch.arange(WINDOW) - WINDOW // 2", "torch.arange(WINDOW) - WINDOW // 2 + 1", "03"),
     Mutant(f"{CORE}/windows.py", "torch.minimum(phase, 2 * length - 1 - phase)", "torch.minimum(phase, 2 * length - 2 - phase)", "03 15"),
     Mutant(f"{CORE}/windows.py", "advance = clip_frames - overlap", "advance = clip_frames - overlap + 1", "10"),
@@ -73,8 +73,8 @@ MUTANTS = (
     Mutant(f"{CORE}/sizes.py", "round((pictures.shape[-1] - width) / 2)", "(pictures.shape[-1] - width + 1) // 2", "07 08"),
     Mutant(f"{CORE}/sizes.py", "return math.ceil(scale * height)", "return math.floor(scale * height)", "07"),
     Mutant(f"{CORE}/sizes.py", 'mode="bicubic", align_corners=False', 'mode="bicubic", antialias=True, align_corners=False', "13", quick=True),
-    Mutant(f"{CORE}/places.py", "MARGIN = 0.05", "MARGIN = 0.06", "08"),
-    Mutant(f"{CORE}/speakers.py", "1 - spoken.amax(dim=0", "1 - spoken.amin(dim=0", "08"),
+    Mutant(f"{CORE}/people/places.py", "MARGIN = 0.05", "MARGIN = 0.06", "08"),
+    Mutant(f"{CORE}/people/speakers.py", "1 - spoken.amax(dim=0", "1 - spoken.amin(dim=0", "08"),
     Mutant(f"{CORE}/colour.py", "200 * (y - z)", "200 * (z - y)", "09"),
     Mutant(f"{CORE}/colour.py", "square().mean(dim=2, keepdim=True).sqrt()", "abs().mean(dim=2, keepdim=True)", "09"),
     Mutant(f"{CORE}/families.py", 'motion_frames=9, known="reference"', 'motion_frames=9, known="motion"', "12"),
@@ -98,8 +98,8 @@ MUTANTS = (
     Mutant(f"{BRIDGE}/guider.py", '"drop_text": "negative", "drop_audio"', '"drop_text": "positive", "drop_audio"', "06"),
     Mutant(f"{BRIDGE}/guider.py", "guided = x - sigma * self", "guided = x + sigma * self", "06"),
     Mutant(f"{BRIDGE}/weights.py", "return voices.cpu(), null.cpu()", "return voices.cpu(), 0 * null.cpu()", "05"),
-    Mutant(f"{CORE}/voices.py", "return normalise_loudness(voice) if level else voice", "return normalise_loudness(voice)[1:] if level else voice[1:]", "01"),
-    Mutant(f"{CORE}/voices.py", "starts = tuple(begin / SAMPLE_RATE", "starts = tuple(0 * begin / SAMPLE_RATE", "01"),
+    Mutant(f"{CORE}/people/voices.py", "return normalise_loudness(voice) if level else voice", "return normalise_loudness(voice)[1:] if level else voice[1:]", "01"),
+    Mutant(f"{CORE}/people/voices.py", "starts = tuple(begin / SAMPLE_RATE", "starts = tuple(0 * begin / SAMPLE_RATE", "01"),
     Mutant(f"{BRIDGE}/clip.py", "masks = tokens if len(voices.speakers) > 1 else None", "masks = tokens.flip(0) if len(voices.speakers) > 1 else None", "12"),
     Mutant(f"{BRIDGE}/clip.py", "clip, fit, None, voices.tracks", "clip, 1 - fit, None, voices.tracks", "06"),
     Mutant(f"{BRIDGE}/sampling.py", "prepare_noise(samples, seed, ", "prepare_noise(samples, seed + 1, ", "06"),
@@ -111,7 +111,7 @@ MUTANTS = (
 def survives(mutant: Mutant, goldens: Path) -> bool:
     """Whether parity finds nothing outside its tolerance with the change; a mutant that only breaks the run off survives, too.
 
-    The changed copy is imported beside the pack, under a name of its own. Call tools/environment/pack.py's start_comfy() first.
+    The changed copy is imported beside the pack, under a name of its own. Call tools/launch.py's start_comfy() first.
 
     Raises:
         ValueError: the code is no longer what the mutant changes.
@@ -136,7 +136,7 @@ def parity(pack: Path, goldens: Path, items: list[str]) -> list[Any]:
     spec.submodule_search_locations = [str(pack)]
     sys.modules[COPY] = importlib.util.module_from_spec(spec)
     try:
-        runner = importlib.import_module(f"{COPY}.tools.parity.runner")
+        runner = importlib.import_module(f"{COPY}.lab.parity.runner")
         return list(runner.checks(runner.Goldens(goldens), items))
     finally:
         for name in [name for name in sys.modules if name == COPY or name.startswith(f"{COPY}.")]:
@@ -145,7 +145,6 @@ def parity(pack: Path, goldens: Path, items: list[str]) -> list[Any]:
 
 def main() -> int:
     leave_on_signals()
-    register_pack()
     start_comfy()
     import comfy.cli_args
     import comfy.utils
@@ -167,7 +166,3 @@ def main() -> int:
     files = len({mutant.file for mutant in MUTANTS})
     print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants in {files} modules noticed; {time.perf_counter() - began:.0f} s")
     return 1 if survivors else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,12 +9,10 @@ Everything follows from this file, faces.py, train/speech.py and the pinned espe
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "demo" / "samples"
 SILENT_FRAMES = 88
 # espeak-ng's voice, words a minute, pitch, and what is said; " ... " is a pause
@@ -25,10 +23,6 @@ VOICES = {
 
 
 def main() -> int:
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    pack.register_pack()
     SAMPLES.mkdir(exist_ok=True)
     write_pictures()
     write_video()
@@ -40,7 +34,7 @@ def write_pictures() -> None:
     """One, two and four faces at the size of the example workflows, and small."""
     from PIL import Image
 
-    from multitalk_nodes.lab.scenes import faces
+    from . import faces
 
     scenes = {
         "face": faces.one_face((128, 128)),
@@ -59,9 +53,9 @@ def write_video() -> None:
     import numpy as np
     import torch
 
-    from multitalk_nodes.lab.scenes import faces
-    from multitalk_nodes.lab.scenes.scenes import act
-    from multitalk_nodes.multitalk_core.video.segments import CODECS, to_pixels, write_segment
+    from ...multitalk_core.video.segments import CODECS, to_pixels, write_segment
+    from . import faces
+    from .scenes import act
 
     acting = act(torch.zeros(1, SILENT_FRAMES), np.random.default_rng(0))
     frames = faces.one_face((128, 128)).video(acting)
@@ -73,12 +67,8 @@ def write_video() -> None:
 def write_voices() -> None:
     import soundfile
 
-    from multitalk_nodes.lab.scenes.speech import Voice, synthesise
-    from multitalk_nodes.multitalk_core.clock import SAMPLE_RATE
+    from ...multitalk_core.clock import SAMPLE_RATE
+    from .speech import Voice, synthesise
 
     for name, (voice, rate, pitch, words) in VOICES.items():
         soundfile.write(SAMPLES / f"{name}.wav", synthesise(words, Voice(voice, rate, pitch)).numpy(), SAMPLE_RATE, subtype="PCM_16")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,13 +6,14 @@ Run in the development environment; ComfyUI's and the pack's own code computes e
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ...tools.launch import launched, start_comfy
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("speech", "wav2vec2", "encoder", "clips", "decoder", "round_trip", "dit", "going_on", "files")
@@ -63,7 +64,7 @@ def main() -> int:
     start()
     import torch
 
-    from multitalk_nodes.lab.training.stage import StageError
+    from .stage import StageError
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     options.work.mkdir(parents=True, exist_ok=True)
@@ -86,15 +87,11 @@ def main() -> int:
 
 
 def start() -> None:
-    """Makes the pack and ComfyUI importable; the repository's folder itself must not be on sys.path."""
-    spec = importlib.util.spec_from_file_location("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py")
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    pack.register_pack()
-    pack.start_comfy()
+    """Make ComfyUI importable, with the attention that has a fast gradient."""
+    start_comfy()
     from comfy.cli_args import args
 
-    from multitalk_nodes.tools.processes import leave_on_signals
+    from ...tools.processes import leave_on_signals
 
     leave_on_signals()
     args.use_pytorch_cross_attention = True  # of ComfyUI's attentions, the one with a fast gradient
@@ -107,7 +104,7 @@ def stage_speech(options, plan, device, report):
 
 
 def voices(options, plan, split):
-    from multitalk_nodes.lab.scenes.speech import corpus
+    from ..scenes.speech import corpus
 
     if split == "train":
         return corpus(options.work, split, plan.utterances, SECONDS, SEEDS["speech"])
@@ -115,14 +112,14 @@ def voices(options, plan, split):
 
 
 def stage_wav2vec2(options, plan, device, report):
-    from multitalk_nodes.lab.training.train_encoder import train_encoder
+    from .train_encoder import train_encoder
 
     speech = voices(options, plan, "train"), voices(options, plan, "held_out")
     return train_encoder(options.work, report, *speech, plan.wav2vec2_steps, SEEDS["wav2vec2"])
 
 
 def stage_encoder(options, plan, device, report):
-    from multitalk_nodes.lab.training.train_vae import frozen_encoder
+    from .train_vae import frozen_encoder
 
     return frozen_encoder(options.work, report, plan.joint_steps, device, SEEDS["vae"])
 
@@ -131,8 +128,8 @@ def stage_clips(options, plan, device, report):
     """In processes of one thread each."""
     import torch
 
-    from multitalk_nodes.lab.training.clips import make_groups
-    from multitalk_nodes.tools.processes import started
+    from ...tools.processes import started
+    from .clips import make_groups
 
     cpu = torch.device("cpu")
     encoder = stage_wav2vec2(options, plan, cpu, report)  # before others ask for it
@@ -142,7 +139,7 @@ def stage_clips(options, plan, device, report):
         speech = voices(options, plan, "train")
         make_groups(options.work / "clips", report, vae, encoder, speech, plan.clip_groups, share, SEEDS["clips"])
         return
-    again = [sys.executable, __file__, "--work", str(options.work), "--plan", options.plan, "--device", "cpu", "--stages", "clips"]
+    again = launched("lab.training.run", "--work", str(options.work), "--plan", options.plan, "--device", "cpu", "--stages", "clips")
     shares = [[*again, "--share", str(i), str(options.jobs)] for i in range(options.jobs)]
     with ExitStack() as stack:
         running = [stack.enter_context(started(share, env=os.environ | {"OMP_NUM_THREADS": "1"})) for share in shares]
@@ -152,32 +149,32 @@ def stage_clips(options, plan, device, report):
 
 
 def stage_decoder(options, plan, device, report):
-    from multitalk_nodes.lab.training.train_vae import train_vae
+    from .train_vae import train_vae
 
     return train_vae(options.work, report, plan.joint_steps, plan.decoder_steps, plan.lasting_steps, device, SEEDS["vae"])
 
 
 def stage_round_trip(options, plan, device, report):
-    from multitalk_nodes.lab.training.round_trip import measure_round_trip
+    from .round_trip import measure_round_trip
 
     vae = stage_decoder(options, plan, device, report)
     return measure_round_trip(options.work, report, vae, plan.round_trip_scenes, device, SEEDS["round_trip"])
 
 
 def stage_dit(options, plan, device, report):
-    from multitalk_nodes.lab.training.train_dit import train_dit
+    from .train_dit import train_dit
 
     return train_dit(options.work, clips_of(options, plan), report, plan.dit_steps, device, SEEDS["dit"])
 
 
 def clips_of(options, plan):
-    from multitalk_nodes.lab.training.clips import group_files
+    from .clips import group_files
 
     return group_files(options.work / "clips", plan.clip_groups)
 
 
 def stage_going_on(options, plan, device, report):
-    from multitalk_nodes.lab.training.train_dit import train_going_on
+    from .train_dit import train_going_on
 
     talker, round_trip = stage_dit(options, plan, device, report), stage_round_trip(options, plan, device, report)
     clips = clips_of(options, plan)
@@ -185,15 +182,11 @@ def stage_going_on(options, plan, device, report):
 
 
 def stage_files(options, plan, device, report):
-    from multitalk_nodes.lab.training.files import write_files
-    from multitalk_nodes.lab.training.train_vae import whole
+    from .files import write_files
+    from .train_vae import whole
 
     talker, vae, encoder = (stage(options, plan, device, report) for stage in (stage_going_on, stage_decoder, stage_wav2vec2))
-    from multitalk_nodes.lab.training.stage import histories
+    from .stage import histories
 
     training = {"plan": asdict(plan), "seeds": SEEDS, "stages": histories(options.work)}
     write_files(options.out, talker, whole(vae.cpu()), encoder, training)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import json
 import math
 import os
@@ -18,10 +17,9 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "demo" / "samples"
 FACE_HEIGHT = 84  # pixels, hair to chin; in the middle of what the demo model was trained on (docs/demo-model.md)
 SHORT_SIDE, LONGEST_SIDE = 128, 256  # pixels; it was trained on 128×128 and 192×128
@@ -76,9 +74,8 @@ def a_box(text: str) -> list[float]:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    load("multitalk_tools_pack", ROOT / "tools" / "environment" / "pack.py").register_pack()
-    from multitalk_nodes.tools.comfyui.server import ComfyServer, ServerError
-    from multitalk_nodes.tools.processes import leave_on_signals
+    from ..processes import leave_on_signals
+    from .server import ComfyServer, ServerError
 
     leave_on_signals()
     written: list[str] = []
@@ -149,7 +146,7 @@ class Progress:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Progress:
-        from multitalk_nodes.multitalk_client.__main__ import Bar
+        from ...multitalk_client.__main__ import Bar
 
         self._bar = Bar(stream=sys.stdout)
         self._thread.start()
@@ -169,7 +166,7 @@ class Progress:
     async def _listen(self) -> None:
         import aiohttp  # ComfyUI's own
 
-        from multitalk_nodes.multitalk_client.queue import progress_of
+        from ...multitalk_client.queue import progress_of
 
         self._loop, self._listening = asyncio.get_running_loop(), asyncio.current_task()
         with suppress(aiohttp.ClientError):  # it has died, which whoever waits is told
@@ -239,9 +236,9 @@ def correlations(video: Path, scene: dict[str, Any]) -> list[list[float]]:
     """A row for every mouth, a column for every voice."""
     import torch
 
-    from multitalk_nodes.multitalk_core.audio.files import read_sound
-    from multitalk_nodes.multitalk_core.audio.sound import mono_16k
-    from multitalk_nodes.multitalk_core.lipsync import curves as sync
+    from ...multitalk_core.audio.files import read_sound
+    from ...multitalk_core.audio.sound import mono_16k
+    from ...multitalk_core.lipsync import curves as sync
 
     faces = read_faces(video, scene)
     frames = len(faces[0][0])
@@ -285,18 +282,5 @@ def read_faces(video: Path, scene: dict[str, Any]) -> list[tuple[Any, tuple[floa
     return [(torch.from_numpy(np.stack(kept)).float() / 255, box) for kept, box in zip(seen, inside, strict=True)]
 
 
-def load(name: str, file: Path) -> ModuleType:
-    """A module by its file: the repository's folder must not be on sys.path."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 def say(began: float, what: str) -> None:
     print(f"[{time.monotonic() - began:5.1f} s] demo: {what}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..processes import STOP_LIMIT, leave_on_signals, run
 from .server import ADDRESS, command, free_port, make_base
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = "demo_long_talk"
 
 
@@ -54,7 +54,3 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

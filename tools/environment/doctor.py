@@ -35,10 +35,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     if options.models and not options.models.is_dir():
         raise StepFailed("doctor", f"there is no folder {options.models}", "name the folder that ComfyUI has its models in.")
-    from .pack import register_pack
-
-    register_pack()
-    from multitalk_nodes.multitalk_core.upkeep.machine import as_text
+    from ...multitalk_core.upkeep.machine import as_text
 
     facts, verdict = _facts(options)
     print(as_text(facts), *verdict, sep="\n")
@@ -47,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 def _facts(options: argparse.Namespace):
     """What ComfyUI says, if it can be imported; else what can be said without it."""
-    from multitalk_nodes.multitalk_core.upkeep.machine import Fact, compilers, disks, versions
+    from ...multitalk_core.upkeep.machine import Fact, compilers, disks, versions
 
     def without(why: str, advice: str):
         place = options.models or Path.cwd()
@@ -58,18 +55,18 @@ def _facts(options: argparse.Namespace):
         return without("none was found", "Set COMFYUI_PATH to the folder that its main.py is in.")
     os.environ["COMFYUI_PATH"] = str(host.path)
     sys.argv[1:] = []  # ComfyUI reads it
-    from .pack import start_comfy
+    from ..launch import start_comfy
 
     try:
         start_comfy()
-        from multitalk_nodes.comfy_bridge.diagnosis import diagnose, model_places
+        from ...comfy_bridge.diagnosis import diagnose, model_places
     except (ImportError, OSError) as error:
         advice = (
             f"Run this with the Python that runs ComfyUI, or install what it needs: {sys.executable} -m pip install -r requirements.txt"
         )
         return without(f"{host.version} cannot be imported here ({error})", advice)
-    from multitalk_nodes.multitalk_core.upkeep.check import check_models
-    from multitalk_nodes.multitalk_core.upkeep.folders import places
+    from ...multitalk_core.upkeep.check import check_models
+    from ...multitalk_core.upkeep.folders import places
 
     here = options.models
     checked = check_models(places(here.absolute()) if here else model_places(), from_comfy=not here)

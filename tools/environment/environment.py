@@ -19,7 +19,7 @@ from .host import DEFAULT, OLDEST, PINNED_COPY, Host, comfyui_here, find_comfyui
 from .steps import Step, StepFailed, locked
 from .venvs import clean_variables, make_venv, python_of
 
-ROOT = Path(os.path.abspath(__file__)).parents[1]  # not resolved: the pack may be a link in custom_nodes
+ROOT = Path(os.path.abspath(__file__)).parents[2]  # not resolved: the pack may be a link in custom_nodes
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tools" / "requirements-dev.txt")
 STAMP = "complete.txt"
@@ -58,6 +58,10 @@ class Environment:
         """
         variables = self.variables() | (more or {})
         return run([str(self.python), *arguments], own_session=not reads_terminal, cwd=folder, env=variables)
+
+    def launch(self, module: str, arguments: Sequence[str]) -> int:
+        """Run a module of this repository in the environment, in the folder that the user is in; returns its exit code."""
+        return self.run([str(ROOT / "tools" / "launch.py"), module, *arguments], folder=Path.cwd())
 
     def on_oldest(self) -> Environment | None:
         """This environment with the oldest ComfyUI in place of the newest; None where the user chose another ComfyUI."""

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..environment.pack import register_pack
-
-register_pack()  # a program of tools runs without it
-
-from multitalk_nodes.multitalk_core.upkeep.published import Manifest  # noqa: E402
+from ...multitalk_core.upkeep.published import Manifest
 
 FILES = Manifest.load().files
 

@@ -18,9 +18,9 @@ from ..environment.steps import Step, locked
 from .hub import Damaged, HubClient, NotFetched, Remote  # first: it registers the pack
 
 # isort: split
-from multitalk_nodes.multitalk_core.files import GB, checksum, gigabytes, sync
-from multitalk_nodes.multitalk_core.upkeep.folders import named
-from multitalk_nodes.multitalk_core.upkeep.published import Entry
+from ...multitalk_core.files import GB, checksum, gigabytes, sync
+from ...multitalk_core.upkeep.folders import named
+from ...multitalk_core.upkeep.published import Entry
 
 STAGING = ".multitalk-downloads"  # hidden: ComfyUI lists no files in it
 SPARE = GB  # bytes that stay free

@@ -14,12 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..environment.pack import register_pack
-
-register_pack()  # a program of tools runs without it
-
-from multitalk_nodes.multitalk_core.upkeep.published import Entry  # noqa: E402
-from multitalk_nodes.multitalk_core.video.disk import FULL  # noqa: E402
+from ...multitalk_core.upkeep.published import Entry
+from ...multitalk_core.video.disk import FULL
 
 CHUNK = 2**20  # bytes that are written at once; of huggingface_hub's own 10 MB, all are lost whenever a connection is
 AGAIN = (408, 429, 500, 502, 503, 504)  # HTTP statuses that pass

@@ -44,10 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    from ..environment.pack import register_pack
-
-    register_pack()
-    from multitalk_nodes.multitalk_core.upkeep.published import ManifestError
+    from ...multitalk_core.upkeep.published import ManifestError
 
     try:
         return {"check": check, "get": get, "paths": paths}[options.command](options)
@@ -56,15 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def paths(options: argparse.Namespace) -> int:
-    from multitalk_nodes.multitalk_core.upkeep.folders import as_yaml
+    from ...multitalk_core.upkeep.folders import as_yaml
 
     print(as_yaml(options.models.expanduser().absolute() if options.models else None), end="")
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    from multitalk_nodes.multitalk_core.upkeep.check import check_models
-    from multitalk_nodes.multitalk_core.upkeep.folders import places
+    from ...multitalk_core.upkeep.check import check_models
+    from ...multitalk_core.upkeep.folders import places
 
     models = _folder(options.models)
     if not models.is_dir():
@@ -123,7 +120,7 @@ def _listed(manifest) -> str:
 
 def _wanted(names: list[str], manifest):
     """Sets and single files, together."""
-    from multitalk_nodes.multitalk_core.upkeep.published import Preset
+    from ...multitalk_core.upkeep.published import Preset
 
     files = {}
     for name in names:
@@ -137,7 +134,7 @@ def _wanted(names: list[str], manifest):
 
 
 def _plan(wanted, items, disks) -> str:
-    from multitalk_nodes.multitalk_core.files import gigabytes
+    from ...multitalk_core.files import gigabytes
 
     rows = [f"  {f'{item.entry.folder}/{item.entry.name}':<90} {item.entry.told:>16}   {item.state}" for item in items]
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -151,7 +148,7 @@ def _folder(given: Path) -> Path:
 
 
 def _manifest(options: argparse.Namespace):
-    from multitalk_nodes.multitalk_core.upkeep.published import Manifest
+    from ...multitalk_core.upkeep.published import Manifest
 
     return Manifest.load(options.manifest) if options.manifest else Manifest.load()
 

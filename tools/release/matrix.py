@@ -254,7 +254,3 @@ def surroundings() -> dict[str, str]:
         "date": date,
         "system": f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPU cores, no GPU used",
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

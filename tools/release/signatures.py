@@ -23,7 +23,7 @@ from ..comfyui.server import ComfyServer
 from ..processes import leave_on_signals
 from ..workflows.workflows import NO_VALUE, slots
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RELEASED = ROOT / "tests" / "released"
 OF_CORE = ("sampler_name", "scheduler")  # their choices are ComfyUI's, and no promise of ours
 UPLOADS = ("image_upload", "audio_upload", "video_upload")  # a combo with one of these lists files
@@ -176,7 +176,3 @@ def _badly_replaced(old: Mapping[str, Any], now: Mapping[str, Any], replacement:
     given = [entry["new_id"] for entry in mapped if "set_value" in entry]
     outputs = {entry["old_idx"]: entry["new_idx"] for entry in replacement["output_mapping"] or ()}
     yield from (f"is replaced by {new_id}: {problem}" for problem in _differences(old, now[new_id], inputs, outputs, given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ from typing import Any
 
 from .examples import EXAMPLES, Bands
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SOURCE = "infinitetalk_one_speaker"  # the example that is one node here
 
 INPUTS, OUTPUTS = -10, -20

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from pathlib import Path
 
 from ..comfyui.server import PACK_NAME, ComfyServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = "/usr/lib/chromium/chromium"
 PLACE, TITLE, EDGE = (200, 150), 30, 12  # pixels
 SETTLE = 2500  # ms until the editor has finished moving things about
@@ -59,7 +58,3 @@ def main() -> int:
             print(f"web/docs/{name}.jpg: {shot.width}×{shot.height}")
         browser.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,7 @@ from ..models.downloads import downloads
 from .blueprint import talking_video
 from .examples import EXAMPLES, Bands
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 SAMPLES = ROOT / "demo" / "samples"
 BLUEPRINT = "Talking video"
@@ -337,7 +337,3 @@ def main() -> int:
                 (made,) = [made for made in server.files(server.run(prompt)) if made.suffix == ".mp4"]  # the rest are previews
                 (WORKFLOWS / f"{file.stem}.jpg").write_bytes(thumbnail(made))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

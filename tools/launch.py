@@ -1,10 +1,12 @@
-"""The pack under a name of its own, and ComfyUI beside it, for programs that are not ComfyUI: tests and tools/parity.
+"""Run a module of this repository as a program: `python tools/launch.py lab.evaluation.main --quick`.
 
-Loaded by file path, because the repository's folder must not be on sys.path: its `nodes` would hide ComfyUI's.
+The module is imported as part of the package `multitalk_nodes`, whatever the repository's folder is called, and its `main()` gives the
+exit code. The folder itself is kept off sys.path, because its package `nodes` would hide ComfyUI's module of the same name.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -13,6 +15,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "multitalk_nodes"
+
+
+def main() -> int:
+    """Run the module that the command line names; its arguments follow."""
+    if len(sys.argv) < 2:
+        print(f"usage: {Path(__file__).name} MODULE [ARGUMENT ...]", file=sys.stderr)
+        return 2
+    module = sys.argv.pop(1)
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+    register_pack()
+    return importlib.import_module(f"{PACK}.{module}").main()
+
+
+def launched(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this repository in another process, with this Python."""
+    return [sys.executable, str(Path(__file__).resolve()), module, *arguments]
 
 
 def register_pack() -> None:
@@ -60,3 +78,7 @@ def _expect_from(folder: Path, name: str) -> None:
     places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
     if not any(place and folder in Path(place).resolve().parents for place in places):
         raise RuntimeError(f"'import {name}' finds {places or 'nothing'}, expected ComfyUI's in {folder}. Take the other one off sys.path.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

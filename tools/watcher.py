@@ -1,6 +1,6 @@
 """Ends a process and its group as soon as the program that started it is gone, however that went: no handler runs in one that is killed.
 
-    python -I -S tools/comfyui/watcher.py PROCESS STARTER SECONDS
+    python -I -S tools/watcher.py PROCESS STARTER SECONDS
 
 A program by itself: what starts others starts this beside them (tools/processes.py, serverless/keeper.py), and kills it when it has
 ended them itself.

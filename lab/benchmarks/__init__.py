@@ -1,0 +1,1 @@
+"""`python dev.py bench`: time, memory and drift, written as JSON that the documentation is made from."""

@@ -1,0 +1,1 @@
+"""`python dev.py train-demo`: the demo model, from nothing to its four files."""

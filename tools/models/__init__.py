@@ -1,0 +1,1 @@
+"""`python dev.py models`: check, fetch and place the published files."""

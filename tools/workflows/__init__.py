@@ -1,0 +1,1 @@
+"""Makes the example workflows, the blueprint, and the pictures of the nodes."""
