@@ -15,7 +15,7 @@ from comfy.ldm.modules import attention
 
 from ..multitalk_core.files import gigabytes
 from ..multitalk_core.sizes import SizeClass
-from ..multitalk_core.upkeep.check import NEEDED, PRESENT, ModelCheck, Told
+from ..multitalk_core.upkeep.check import NEEDED, PRESENT, ModelCheck
 from ..multitalk_core.upkeep.folders import FOLDERS, Places
 from ..multitalk_core.upkeep.machine import Fact, compilers, disks, free_on, memory, versions
 from ..multitalk_core.upkeep.needs import needs
@@ -27,19 +27,6 @@ ON_MEMORY = ("highvram", "gpu_only", "lowvram", "novram", "cpu", "reserve_vram",
 def model_places() -> Places:
     """ComfyUI's folders, with those of extra_model_paths.yaml."""
     return {name: [Path(folder) for folder in folder_paths.get_folder_paths(name)] for name in FOLDERS}
-
-
-def progress() -> Told:
-    """A bar on the node, which can be interrupted."""
-    bar: list[comfy.utils.ProgressBar] = []
-
-    def told(done: int, of: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if not bar:
-            bar.append(comfy.utils.ProgressBar(of))
-        bar[0].update_absolute(done)
-
-    return told
 
 
 def diagnose(check: ModelCheck, size: SizeClass, seconds: float, models: Path | None = None, started: bool = True) -> list[Fact]:

@@ -13,12 +13,14 @@ import comfy.model_patcher
 import comfy.utils
 from torch import Tensor
 
-from ..multitalk_core.audio.wav2vec import Progress, Wav2Vec2
+from ..multitalk_core.audio.wav2vec import Wav2Vec2
 from ..multitalk_core.audio.wav2vec_files import build_encoder, read_encoder
 from ..multitalk_core.errors import EncoderError, WeightsError
+from ..multitalk_core.notes import OnProgress
 from ..multitalk_core.weights.files import read_header
 from ..multitalk_core.weights.identify import ENCODER_FILE, KINDS_IN_WORDS, identify
 from ..multitalk_core.windows import Embeds
+from .progress import interruptible_bar
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,11 @@ class ManagedEncoder:
     def dim(self) -> int:
         return self.network.dim
 
-    def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress | None = None) -> Embeds:
-        """Embeddings [F, L, D] of a voice [N] at 16 kHz; ComfyUI's progress bar is told unless `progress` is given."""
+    def encode(self, voice: Tensor, folder: Path | None = None, on_progress: OnProgress | None = None) -> Embeds:
+        """Embeddings [F, L, D] of a voice [N] at 16 kHz; progress goes to ComfyUI's bar by default."""
         # Whole, because modules without ComfyUI's casting cannot be split between two devices.
         comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
-        return self.network.encode(voice, folder, progress or _progress())
+        return self.network.encode(voice, folder, on_progress or interruptible_bar())
 
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
         """What core's Audio Encoder Encode calls; it expects core's own network."""
@@ -104,16 +106,3 @@ def as_encoder(audio_encoder: Any) -> ManagedEncoder:
         compute_device=audio_encoder.load_device,
     )
     return ManagedEncoder(audio_encoder.patcher, network)
-
-
-def _progress() -> Progress:
-    """A bar for long tracks, which can be interrupted between windows."""
-    bar: list[comfy.utils.ProgressBar] = []
-
-    def told(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if not bar:
-            bar.append(comfy.utils.ProgressBar(total))
-        bar[0].update_absolute(done)
-
-    return told

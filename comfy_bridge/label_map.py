@@ -11,7 +11,7 @@ from torch import Tensor
 from ..multitalk_core.errors import SpeakerError
 from .guider import MultiTalkGuider
 from .patches import RECORD
-from .sampling import sample_clip
+from .sampling import Sampling, sample_clip
 from .step_cache import RULE
 
 POSITIVE = 0  # of core's cond_or_uncond: the branch with prompt and voices
@@ -35,7 +35,7 @@ class MapRecorder:
 
 
 def watch_maps(
-    guider: MultiTalkGuider, latent: dict[str, Any], sigmas: Tensor, sampler_name: str, seed: int, block: int, step: int
+    guider: MultiTalkGuider, latent: dict[str, Any], sampling: Sampling, seed: int, block: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Sample up to `step`, exactly as the whole run would: that step's maps [K, T, h, w] and masks [K, h, w], background last.
 
@@ -45,17 +45,17 @@ def watch_maps(
         SpeakerError: no such block or step, or a single speaker, whom everything hears.
     """
     patcher = guider.model_patcher
-    blocks, steps = len(patcher.model.diffusion_model.blocks), len(sigmas) - 1
+    blocks, steps = len(patcher.model.diffusion_model.blocks), sampling.steps
     if not 1 <= block <= blocks or not 1 <= step <= steps:
         raise SpeakerError(f"Block {block} and step {step} were asked for; the model has {blocks} blocks, and the schedule {steps} steps.")
-    recorder = MapRecorder(block - 1, float(sigmas[step - 1]))
+    recorder = MapRecorder(block - 1, float(sampling.sigmas[step - 1]))
     watched = patcher.clone()
     options = watched.model_options.setdefault("transformer_options", {})
     options[RECORD] = recorder
     if (rule := options.get(RULE)) is not None:  # the last steps are those of the whole schedule, which is cut below
         options[RULE] = replace(rule, last_steps=max(0, rule.last_steps - (steps - step)))
     guider.model_patcher, guider.model_options = watched, watched.model_options
-    sample_clip(guider, latent, sigmas[: step + 1], sampler_name, seed)
+    sample_clip(guider, latent, sampling, seed, step)
     if recorder.maps is None or recorder.masks is None:
         raise SpeakerError(
             "No map was made. With a single speaker there is none: everything in the picture hears the one voice. "

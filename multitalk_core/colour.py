@@ -22,7 +22,7 @@ FLAT = 1e-3  # Lab units; a deviation below is rounding, and would be scaled up 
 DeviceWith = Callable[[int], torch.device]
 
 
-def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, device_with: DeviceWith | None = None) -> Tensor:
+def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, make_room: DeviceWith | None = None) -> Tensor:
     """Give every frame the mean and the deviation of the reference's Lab channels.
 
     lab' = (lab − mean) / std · std_ref + mean_ref per frame and channel (population std; a channel without deviation becomes the
@@ -32,14 +32,14 @@ def match_colours(frames: Tensor, reference: Tensor, strength: float = 1.0, devi
         frames: [F, H, W, 3]; values outside 0…1 are clipped.
         reference: [1, H, W, 3], any size.
         strength: 0 (nothing) … 1.
-        device_with: finds what computes, a few frames at a time, with so many bytes free; not asked for strength 0. Theirs if None.
+        make_room: finds what computes, a few frames at a time, with so many bytes free; not asked for strength 0. Theirs if None.
     Returns:
         [F, H, W, 3] where the frames are.
     Source: MeiGen-AI/MultiTalk@c1ad840 wan/utils/multitalk_utils.py, match_and_blend_colors().
     """
     if strength == 0:
         return frames
-    device = frames.device if device_with is None else device_with(memory_needed(frames))
+    device = frames.device if make_room is None else make_room(memory_needed(frames))
     target_mean, target_std, _ = _centred(_lab(_planes(reference, device)))
     matched = torch.empty(frames.shape, dtype=frames.dtype, device=frames.device)  # not in the planes that a VAE decodes to
     at_once = _frames_at_once(frames)

@@ -1,4 +1,4 @@
-"""What was assumed along the way: sentences for whoever asked, which stop nothing.
+"""What is said along the way, to whoever asked: sentences about what was assumed, which stop nothing.
 
 Code anywhere says `note("The voice is 4.2 s longer than the clip; …")`. Whoever runs it collects: the nodes show notes on the node and
 hand them on in the run's result; without a collector they go to the log.
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 NOTES = "multitalk_notes"  # in a run's result, and the name of the message to the editor; web/notes.js shows both
+
+OnProgress = Callable[[int, int], None]  # done, of; may raise to stop the work
 
 logger = logging.getLogger(__name__)
 _collected: ContextVar[tuple[list[str], Callable[[list[str]], None] | None] | None] = ContextVar("multitalk_notes", default=None)

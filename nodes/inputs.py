@@ -3,9 +3,13 @@
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..comfy_bridge.long_video import FileSettings, Settings
+from ..comfy_bridge.sampling import Sampling
 from ..multitalk_core.errors import SpeakerError
+from ..multitalk_core.guidance import Projection
 from ..multitalk_core.people.casting import ABSENT
 from ..multitalk_core.people.speakers import MAX_SPEAKERS
+from ..multitalk_core.windows import parse_cuts
 from .types import SPEAKER
 
 
@@ -89,6 +93,11 @@ def apg():
     ]
 
 
+def projection_of(apg, apg_momentum, apg_threshold):
+    """Adaptive projected guidance as the inputs of `apg` say, or None."""
+    return Projection(apg_momentum, apg_threshold) if apg else None
+
+
 def steps():
     return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="40 for quality; 4 to 8 with a distilled LoRA.")
 
@@ -107,6 +116,19 @@ def shift():
 def sampling(control=True):
     """Everything between a conditioned model and a sampler; `control` as of `seed`."""
     return [seed(control), steps(), shift(), text_scale(), audio_scale(), sampler_name(), *apg()]
+
+
+def sampling_of(steps, shift, text_scale, audio_scale, sampler_name, **apg):
+    """What the inputs of `sampling` say, but for the seed."""
+    return Sampling(steps, shift, text_scale, audio_scale, sampler_name, projection_of(**apg))
+
+
+def long_video_settings(chosen):
+    """The widgets of MultiTalk Long Video, as records: what is made, and the file that it goes into."""
+    chosen = dict(chosen)
+    file = FileSettings(**{name: chosen.pop(name) for name in FileSettings.__dataclass_fields__})
+    own = {name: chosen.pop(name) for name in Settings.__dataclass_fields__ if name in chosen}
+    return Settings(**own | {"cuts": parse_cuts(own["cuts"])}, sampling=sampling_of(**chosen)), file
 
 
 def side(name):

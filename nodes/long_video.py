@@ -1,22 +1,15 @@
 """A video of any length, in one node."""
 
-from contextlib import ExitStack
-
 from comfy_api.latest import InputImpl, io, ui
 
 from ..comfy_bridge.conditioning import by_time
-from ..comfy_bridge.job_key import job_key, jobs_folder, stream_fingerprint
-from ..comfy_bridge.long_video import Settings, long_video
-from ..comfy_bridge.messages import is_watched, tell
-from ..comfy_bridge.output import DEFAULT_PREFIX, OutputPlace, made_with
+from ..comfy_bridge.long_video import Queued, run_long_video
+from ..comfy_bridge.output import DEFAULT_PREFIX
+from ..comfy_bridge.scene import Models
 from ..comfy_bridge.weights import MultiTalkWeights
 from ..multitalk_core.families import FAMILIES
-from ..multitalk_core.guidance import Projection
-from ..multitalk_core.video.job import Job
 from ..multitalk_core.video.prompts import parse_prompts
 from ..multitalk_core.video.segments import CODECS, WORST
-from ..multitalk_core.video.sources import VideoSource
-from ..multitalk_core.windows import parse_cuts
 from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES
@@ -95,49 +88,15 @@ class MultiTalkLongVideo(Node):
         )
 
     @classmethod
-    def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **settings):
-        if (image is None) == (video is None):
-            raise ValueError("Connect either an image or a video: the people in it talk.")
-        codec = CODECS[settings["codec"]]
-        place = OutputPlace(settings["filename_prefix"], codec.suffix)
-        with ExitStack() as stack:
-            loaded, chosen = MultiTalkWeights.of(weights), settings_of(settings)
-            arrived = {"model": model, "weights": loaded.patcher, "prompts": [positive, negative], "picture": image, "settings": chosen}
-            arrived |= {"vae": vae.patcher, "clip_vision": None if clip_vision is None else clip_vision.patcher, "voices": told(voices)}
-            source = None
-            if video is not None:  # what reads in a stream that is in memory moves it, so the source is opened last
-                trim = trimmed(video)
-                stream = video.get_stream_source()
-                arrived["video"] = [trim, stream_fingerprint(stream)]
-                source = stack.enter_context(VideoSource(stream, *trim))
-            work = long_video(model, loaded, voices, image, vae, positive, negative, clip_vision, source, chosen)
-            key = job_key(cls.hidden.unique_id, cls.hidden.dynprompt.get_node, NOT_SEEN, arrived)
-            job = Job(jobs_folder() / key, key, work.plan, codec, settings["quality"])
-            about = made_with(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-            out, report = work.make(job, codec, place, tell, settings["keep_job"], about, is_watched())
-        sound = {"waveform": work.sound.waveform[None], "sample_rate": work.sound.rate}
-        shown = ui.PreviewVideo([ui.SavedResult(out.name, place.subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(out)), sound, report, ui=shown)
-
-
-def settings_of(chosen):
-    """The node's inputs as the bridge takes them."""
-    projection = Projection(chosen["apg_momentum"], chosen["apg_threshold"]) if chosen["apg"] else None
-    same = {name: chosen[name] for name in Settings.__dataclass_fields__ if name in chosen and name != "cuts"}
-    return Settings(**same, projection=projection, cuts=parse_cuts(chosen["cuts"]))
-
-
-def told(voices):
-    """What tells voices apart. Embeddings follow from them and from the encoder, which the graph names; their last bits vary."""
-    return [voices.speakers, voices.frames, voices.sound, voices.rate]
-
-
-def trimmed(video):
-    """Start and duration of a video that another node has cut."""
-    if hasattr(video, "get_active_trim_window"):
-        return video.get_active_trim_window()
-    names = ("_VideoFromFile__start_time", "_VideoFromFile__duration")  # before 0.19 nothing else tells
-    return tuple(float(getattr(video, name, 0.0)) for name in names)
+    def execute(cls, model, weights, voices, vae, positive, negative, image=None, video=None, clip_vision=None, **chosen):
+        models = Models(model, MultiTalkWeights.of(weights), vae, positive, negative, clip_vision)
+        settings, file = inputs.long_video_settings(chosen)
+        graph = cls.hidden
+        queued = Queued(graph.unique_id, graph.dynprompt.get_node, NOT_SEEN, graph.prompt, graph.extra_pnginfo)
+        made = run_long_video(models, voices, image, video, settings, file, queued)
+        sound = {"waveform": made.sound.waveform[None], "sample_rate": made.sound.rate}
+        shown = ui.PreviewVideo([ui.SavedResult(made.file.name, made.subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(made.file)), sound, made.report.in_words(), ui=shown)
 
 
 class MultiTalkPromptSchedule(Node):

@@ -3,8 +3,9 @@
 import torch
 from comfy_api.latest import io
 
-from ..comfy_bridge.clip import check_picture, prepare_clip
+from ..comfy_bridge.clip import prepare_clip
 from ..comfy_bridge.folders import weight_names, weight_path
+from ..comfy_bridge.scene import Models, check_picture
 from ..comfy_bridge.weights import MultiTalkWeights, load_weights
 from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.sizes import BUCKETS, bucket, fit_picture, opaque
@@ -130,8 +131,8 @@ class MultiTalkConditioning(Node):
     def execute(
         cls, model, weights, voices, image, vae, positive, negative, width, height, frames, clip_vision=None, clip_vision_output=None
     ):
-        loaded = MultiTalkWeights.of(weights)
-        clip = prepare_clip(model, loaded, voices, image, vae, positive, negative, width, height, frames, clip_vision, clip_vision_output)
+        models = Models(model, MultiTalkWeights.of(weights), vae, positive, negative, clip_vision, clip_vision_output)
+        clip = prepare_clip(models, voices, image, (width, height), frames)
         return io.NodeOutput(clip.model, clip.positive, clip.negative, clip.latent)
 
 

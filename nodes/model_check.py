@@ -5,7 +5,8 @@ import time
 
 from comfy_api.latest import io, ui
 
-from ..comfy_bridge.diagnosis import diagnose, model_places, progress
+from ..comfy_bridge.diagnosis import diagnose, model_places
+from ..comfy_bridge.progress import interruptible_bar
 from ..multitalk_core.sizes import BUCKETS
 from ..multitalk_core.upkeep.check import check_models
 from ..multitalk_core.upkeep.machine import as_text
@@ -52,7 +53,7 @@ class MultiTalkModelCheck(Node):
 
     @classmethod
     def execute(cls, deep, size, seconds):
-        checked = check_models(model_places(), deep, progress() if deep else None, from_comfy=True)
+        checked = check_models(model_places(), deep, interruptible_bar() if deep else None, from_comfy=True)
         facts = as_text(diagnose(checked, size, seconds))
         told = json.dumps(checked.told())
         return io.NodeOutput(checked.table(), told, facts, ui=ui.PreviewText(f"{checked.table()}\n\n{facts}"))

@@ -2,16 +2,15 @@
 
 from comfy_api.latest import io
 
-from ..comfy_bridge.clip import PICTURE, fit_speakers
+from ..comfy_bridge.clip import PICTURE
 from ..comfy_bridge.conditioning import PictureError
 from ..comfy_bridge.guider import guide
 from ..comfy_bridge.label_map import watch_maps
+from ..comfy_bridge.scene import fit_speakers
 from ..multitalk_core.clock import FPS
-from ..multitalk_core.guidance import Projection
 from ..multitalk_core.people.casting import everyone
 from ..multitalk_core.people.speakers import hearing_report, place_report
 from ..multitalk_core.pictures.people import labels_picture, speakers_picture
-from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.windows import latent_frames
 from . import inputs
 from .base import Node, with_report
@@ -78,13 +77,12 @@ class MultiTalkLabelMap(Node):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, latent, block, step, second, seed, steps, shift, text_scale, audio_scale, sampler_name,
-                apg, apg_momentum, apg_threshold):  # fmt: skip
+    def execute(cls, model, positive, negative, latent, block, step, second, seed, **chosen):
         if PICTURE not in latent:
             raise PictureError("The latent has lost its picture. Connect the latent of MultiTalk Conditioning directly.")
-        projection = Projection(apg_momentum, apg_threshold) if apg else None
-        guider = guide(model, positive, negative, text_scale, audio_scale, projection)
-        maps, masks = watch_maps(guider, latent, sigmas(steps, shift), sampler_name, seed, block, step)
+        sampling = inputs.sampling_of(**chosen)
+        guider = guide(model, positive, negative, sampling.text_scale, sampling.audio_scale, sampling.projection)
+        maps, masks = watch_maps(guider, latent, sampling, seed, block, step)
         at = min(latent_frames(round(second * FPS) + 1) - 1, maps.shape[1] - 1)
         shown = labels_picture(latent[PICTURE][0], maps[:, at])[None]
         return with_report(cls, shown, hearing_report(maps, masks))

@@ -7,7 +7,6 @@ from ..comfy_bridge.guider import guide
 from ..comfy_bridge.sampling import sample_clip
 from ..comfy_bridge.step_cache import cache_steps
 from ..multitalk_core.clock import FPS
-from ..multitalk_core.guidance import Projection
 from ..multitalk_core.schedule import sigmas
 from ..multitalk_core.step_cache import FIRST_STEPS, TABLES, Rule
 from . import inputs
@@ -34,9 +33,8 @@ class MultiTalkGuider(Node):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, text_scale, audio_scale, apg, apg_momentum, apg_threshold):
-        projection = Projection(apg_momentum, apg_threshold) if apg else None
-        return io.NodeOutput(guide(model, positive, negative, text_scale, audio_scale, projection))
+    def execute(cls, model, positive, negative, text_scale, audio_scale, **apg):
+        return io.NodeOutput(guide(model, positive, negative, text_scale, audio_scale, inputs.projection_of(**apg)))
 
 
 class MultiTalkScheduler(Node):
@@ -75,12 +73,10 @@ class MultiTalkSampler(Node):
         )
 
     @classmethod
-    def execute(
-        cls, model, positive, negative, latent, seed, steps, shift, text_scale, audio_scale, sampler_name, apg, apg_momentum, apg_threshold
-    ):
-        projection = Projection(apg_momentum, apg_threshold) if apg else None
-        guider = guide(model, positive, negative, text_scale, audio_scale, projection)
-        return io.NodeOutput(sample_clip(guider, latent, sigmas(steps, shift), sampler_name, seed))
+    def execute(cls, model, positive, negative, latent, seed, **chosen):
+        sampling = inputs.sampling_of(**chosen)
+        guider = guide(model, positive, negative, sampling.text_scale, sampling.audio_scale, sampling.projection)
+        return io.NodeOutput(sample_clip(guider, latent, sampling, seed))
 
 
 class MultiTalkStepCache(Node):

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from comfy_api.latest import io
 
+from ..comfy_bridge.video_input import trimmed
 from ..multitalk_core.clock import FPS
 from ..multitalk_core.lipsync.check import check_sync, own_tracks, video_parts
 from ..multitalk_core.lipsync.mouths import regions_of
@@ -12,7 +13,6 @@ from ..multitalk_core.people.places import faces_of
 from ..multitalk_core.pictures.lipsync import sync_picture
 from ..multitalk_core.video.sources import VideoSource
 from .base import Node, with_report
-from .long_video import trimmed
 from .types import CATEGORY, VOICES
 
 PART = 32  # frames of a video that are decoded together

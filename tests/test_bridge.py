@@ -450,14 +450,13 @@ class TestRefusals:
 def test_a_clip_counts_its_steps_and_says_when_it_is_done(tiny, wan, weights):
     import comfy.utils
 
-    from multitalk_nodes.comfy_bridge.sampling import sample_clip
-    from multitalk_nodes.multitalk_core.schedule import sigmas
+    from multitalk_nodes.comfy_bridge.sampling import Sampling, sample_clip
 
     guider, told = guide(tiny, patched(tiny, wan, weights), weights, 1.0, 1.0), []
     latent = {"samples": torch.zeros_like(tiny.known_latent()), "kept": "this"}
     comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: told.append((done, total)))
     try:
-        made = sample_clip(guider, latent, sigmas(STEPS, SHIFT), "euler", SEED)
+        made = sample_clip(guider, latent, Sampling(STEPS, SHIFT, 1.0, 1.0), SEED)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     assert told[-1] == (STEPS, STEPS) and {total for _, total in told} == {STEPS}
@@ -551,8 +550,8 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     """Against core's own encode_image on a picture that is already 224×224, where only the preprocessing's rounding differs."""
     import comfy.clip_vision
 
-    from multitalk_nodes.comfy_bridge.backend import Scene
     from multitalk_nodes.comfy_bridge.conditioning import encode_clip
+    from multitalk_nodes.comfy_bridge.scene import Models, Scene
 
     config = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     config |= {"num_hidden_layers": 3, "num_channels": 3, "image_size": 224, "patch_size": 56, "projection_dim": 16, "hidden_act": "gelu"}
@@ -567,10 +566,10 @@ def test_clip_sees_the_stretched_picture_through_cores_model(tiny, tmp_path):
     wide = encode_clip(clip, torch.rand(1, 64, 160, 3))
     assert wide.penultimate_hidden_states.shape == (1, 17, 32)
     fits = SimpleNamespace(model=SimpleNamespace(diffusion_model=SimpleNamespace(img_emb=SimpleNamespace(proj=[torch.nn.LayerNorm(32)]))))
-    scene = Scene(fits, None, None, [], [], None, clip_vision=clip)
+    scene = Scene(Models(fits, None, None, [], [], clip_vision=clip), None)
     looks = []
     with clip.model.register_forward_pre_hook(lambda *_: looks.append(1)):
-        seen = [each.see(SimpleNamespace(clip_picture=picture)) for each in (scene, scene.at(3.0))]
+        seen = [each.see(SimpleNamespace(clip_picture=picture)) for each in (scene, scene)]
         scene.see(SimpleNamespace(clip_picture=1 - picture))
     assert len(looks) == 2, "the same picture is seen once"
     for again in seen:

@@ -134,6 +134,6 @@ def test_it_needs_no_more_memory_than_it_says(comfy, height, width):
 def test_a_card_makes_the_same_colours_also_when_somebody_set_it_to_tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     frames, reference = pictures(3, 480, 832, 0.1, 0.9), pictures(1, 480, 832, 0.3, 0.7, seed=1)
-    matched = match_colours(frames, reference, device_with=lambda memory: torch.device("cuda"))
+    matched = match_colours(frames, reference, make_room=lambda memory: torch.device("cuda"))
     assert matched.device == frames.device
     torch.testing.assert_close(matched, match_colours(frames, reference), rtol=0, atol=2e-5)

@@ -8,7 +8,7 @@ import venv
 
 import pytest
 
-from multitalk_nodes.multitalk_core.upkeep import machine as diagnosis
+from multitalk_nodes.multitalk_core.upkeep import machine
 from multitalk_nodes.multitalk_core.upkeep.machine import Fact, as_text, clashes, compilers, disks, memory, versions
 from multitalk_nodes.multitalk_core.upkeep.needs import needs
 from multitalk_nodes.multitalk_core.upkeep.published import Manifest
@@ -43,7 +43,7 @@ def test_what_is_installed_here_is_told_and_fits():
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
-    monkeypatch.setitem(diagnosis.REQUIRED, "no-such-package", "no_such_module")
+    monkeypatch.setitem(machine.REQUIRED, "no-such-package", "no_such_module")
     missing = by_name(versions())["missing"]
     assert missing.problem and missing.advice == f"{sys.executable} -m pip install no-such-package"
 
@@ -64,7 +64,7 @@ def test_a_package_that_is_blocked_is_missing(monkeypatch, raised):
 def test_a_package_that_cannot_be_imported_is_told(monkeypatch, tmp_path):
     (tmp_path / "half_a_package.py").write_text("raise OSError('sndfile library not found')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(diagnosis.REQUIRED, "soundfile", "half_a_package")
+    monkeypatch.setitem(machine.REQUIRED, "soundfile", "half_a_package")
     told = by_name(versions())["soundfile"]
     assert told.problem and "sndfile library not found" in told.value and "--force-reinstall" in told.advice
 
@@ -78,8 +78,8 @@ def test_packages_that_do_not_fit_each_other_are_told(installed):
 
 
 def test_nothing_asks_for_a_compiler(monkeypatch):
-    monkeypatch.setattr(diagnosis, "FASTER", ())
-    monkeypatch.setattr(diagnosis.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine, "FASTER", ())
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
     compiler = by_name(compilers({}))["C compiler"]
     assert "nothing here needs one" in compiler.value and not compiler.advice
 
@@ -91,8 +91,8 @@ def test_cc_that_is_not_there_is_a_problem():
 
 def test_sageattention_asks_for_triton_and_a_compiler(installed, monkeypatch):
     installed("sageattention", "1.0.6")
-    monkeypatch.setattr(diagnosis, "FASTER", ("sageattention",))  # no triton
-    monkeypatch.setattr(diagnosis.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine, "FASTER", ("sageattention",))  # no triton
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
     facts = by_name(compilers({}))
     assert "SageAttention needs it" in facts["Triton"].advice and not facts["Triton"].problem
     assert "Triton, which needs one" in facts["C compiler"].advice
@@ -131,14 +131,14 @@ def test_transformers_that_does_not_load_is_told(monkeypatch):
     monkeypatch.setattr(transformers, "Wav2Vec2Model", None, raising=False)
     assert "transformers" not in by_name(versions())
     monkeypatch.setitem(sys.modules, "transformers", None)  # as Python has it for what cannot be imported
-    monkeypatch.setitem(diagnosis.REQUIRED, "transformers", "numpy")  # it is installed
+    monkeypatch.setitem(machine.REQUIRED, "transformers", "numpy")  # it is installed
     assert by_name(versions())["transformers"].problem
 
 
 def test_a_container_s_memory_is_its_limit_less_what_it_uses(tmp_path, monkeypatch):
     for name, text in (("memory.max", "max"), ("memory.current", f"{GIB}"), ("memory.stat", f"anon 1\ninactive_file {GIB // 2}\n")):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(diagnosis, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     assert memory()[0] > 2 * GIB
     (tmp_path / "memory.max").write_text(f"{2 * GIB}\n")
     assert memory() == (2 * GIB, 3 * GIB // 2)
@@ -166,7 +166,7 @@ def test_memory_of_this_machine_is_known():
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
     assert not by_name(disks({"output": tmp_path / "not" / "there" / "yet"}))["disk of output"].problem
-    monkeypatch.setattr(diagnosis, "free_on", lambda folder: 5 * 10**9)
+    monkeypatch.setattr(machine, "free_on", lambda folder: 5 * 10**9)
     assert by_name(disks({"output": tmp_path}))["disk of output"].advice.startswith("Free some")
 
 

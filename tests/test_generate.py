@@ -8,9 +8,10 @@ import torch
 
 from multitalk_nodes.multitalk_core.colour import match_colours, memory_needed
 from multitalk_nodes.multitalk_core.families import FAMILIES, INFINITETALK, MULTITALK
-from multitalk_nodes.multitalk_core.generate import GREY, Condition, clip_seed, condition_clip, generate
+from multitalk_nodes.multitalk_core.generate import GREY, Condition, Video, clip_seed, condition_clip
+from multitalk_nodes.multitalk_core.generate import generate as generate_clips
 from multitalk_nodes.multitalk_core.generate import with_grey as filled_up
-from multitalk_nodes.multitalk_core.windows import audio_windows, latent_frames, plan_clips
+from multitalk_nodes.multitalk_core.windows import Shot, audio_windows, latent_frames, plan_clips
 
 SIDE = 8
 
@@ -40,7 +41,7 @@ class Arithmetic:
         self.alive_when_decoding: list[int] = []
         self.asked_for: list[int] = []
 
-    def device_with(self, memory: int) -> torch.device:
+    def make_room(self, memory: int) -> torch.device:
         self.asked_for.append(memory)
         return torch.device("cpu")
 
@@ -86,6 +87,16 @@ def still_source(frame: int) -> torch.Tensor:
 
 def voices(frames: int, speakers: int = 2) -> list[torch.Tensor]:
     return [torch.randn(frames, 2, 3, generator=torch.Generator().manual_seed(s)) for s in range(speakers)]
+
+
+def generate(backend, family, plan, source, tracks, seed, colour=1.0):
+    """The new frames of every clip of a single shot."""
+    video = Video(family, [Shot(0, plan[-1].stop, tuple(plan))], source, tracks, seed, colour)
+    for made in generate_clips(backend, video):
+        frames = made.frames
+        del made
+        yield frames
+        del frames
 
 
 def run(family, frames, clip_frames=33, overlap=None, source=moving_source, seed=7, strength=1.0):
@@ -261,7 +272,7 @@ def test_only_one_clip_is_held(family):
     """When a clip is decoded, the memory of the one before it is free: its end may be a copy, but not a view of all of it."""
     backend = Arithmetic(recording=False)
     plan = plan_clips(200, 33, family.motion_frames)
-    clips = generate(backend, family, plan, moving_source, voices(200), 0, colour_strength=0.0)
+    clips = generate(backend, family, plan, moving_source, voices(200), 0, colour=0.0)
     frames = sum(len(next(clips)) for _ in plan)
     assert frames == 200
     assert max(backend.alive_when_decoding) == 1, f"clips in memory at each decode: {backend.alive_when_decoding}"
@@ -272,7 +283,7 @@ def test_clips_before_the_last_two_are_gone(family):
     """The weaker fact: memory does not grow with the video."""
     backend = Arithmetic(recording=False)
     plan = plan_clips(200, 33, family.motion_frames)
-    for _ in generate(backend, family, plan, moving_source, voices(200), 0, colour_strength=0.0):
+    for _ in generate(backend, family, plan, moving_source, voices(200), 0, colour=0.0):
         assert sum(clip() is not None for clip in backend.alive) <= 2
     assert len(plan) > 4
 

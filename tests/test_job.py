@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from multitalk_nodes.multitalk_core.generate import Made
 from multitalk_nodes.multitalk_core.video import job as jobs
 from multitalk_nodes.multitalk_core.video.disk import Exactly, JobError
-from multitalk_nodes.multitalk_core.video.job import ANCHOR, MANIFEST, Job, JobBusyError, motion_bytes
+from multitalk_nodes.multitalk_core.video.job import ANCHOR, MANIFEST, Job, JobBusyError, as_stored, motion_bytes
 from multitalk_nodes.multitalk_core.video.segments import CODECS, read_frames
 from multitalk_nodes.multitalk_core.windows import plan_clips
 
@@ -41,6 +42,18 @@ def made(clip, motion):
     return frames if motion is None else 0.5 * frames + 0.5 * motion.mean(dim=0)
 
 
+def in_turn(make_clip):
+    """What `fill` takes, from a function of a clip and its motion frames to a seed and all frames."""
+
+    def clips(asked, motion):
+        for clip in asked:
+            seed, frames = make_clip(clip, None if clip.drop == 0 else motion)
+            motion = as_stored(frames[-OVERLAP:])
+            yield Made(clip, seed, frames[clip.drop : clip.drop + clip.keep], motion)
+
+    return clips
+
+
 def make(job, out, clips=None):
     """Fills and joins a job; returns the numbers of the clips that were made. `clips`: the machine goes off after so many."""
     numbers = []
@@ -52,7 +65,7 @@ def make(job, out, clips=None):
         return 7 + clip.index, made(clip, motion)
 
     with job.hold():
-        job.fill(make_clip, lambda clip, frames: None)
+        job.fill(in_turn(make_clip), lambda made: None)
         job.join(Exactly(out), None)
     return numbers
 
@@ -228,7 +241,7 @@ def test_motion_frames_come_back_as_they_were_handed_on(tmp_path):
         return 7, frames[clip.index]
 
     with pytest.raises(Off), job.hold():
-        job.fill(make_clip, lambda clip, frames: None)
+        job.fill(in_turn(make_clip), lambda made: None)
     assert (handed[2] - frames[1][-OVERLAP:]).abs().max() <= 0.5 / 65535 + 1e-7
     with job.hold():
         assert torch.equal(job.beginning_for(2)[1], handed[2])
@@ -251,7 +264,7 @@ def test_a_clip_is_stored_while_the_next_one_is_made(tmp_path, whole, monkeypatc
     monkeypatch.setattr(jobs, "write_segment", write)
     job = the_job(tmp_path)
     with job.hold():
-        job.fill(make_clip, lambda clip, frames: None)
+        job.fill(in_turn(make_clip), lambda made: None)
         job.join(Exactly(tmp_path / "out.mp4"), None)
     assert digest(tmp_path / "out.mp4") == whole
 
@@ -269,7 +282,7 @@ def test_a_clip_that_cannot_be_stored_stops_the_next_one_when_it_asks(tmp_path, 
     monkeypatch.setattr(jobs, "write_segment", full)
     job = the_job(tmp_path)
     with pytest.raises(JobError, match="is full"), job.hold():
-        job.fill(make_clip, lambda clip, frames: pytest.fail("made") if clip.index else None)
+        job.fill(in_turn(make_clip), lambda made: pytest.fail("made") if made.clip.index else None)
 
 
 def test_who_interrupts_is_told_of_a_clip_that_could_not_be_stored(tmp_path, monkeypatch, caplog):
@@ -362,11 +375,11 @@ def test_motion_frames_lie_the_same_way_whether_they_were_made_or_read(tmp_path)
 
     given = []
     with the_job(tmp_path).hold() as job, pytest.raises(Off):
-        job.fill(in_planes, lambda clip, frames: None)
+        job.fill(in_turn(in_planes), lambda made: None)
     first, stored = given[1], given[2]
     with the_job(tmp_path).hold() as job, pytest.raises(Off):
         given[:] = [None, None]
-        job.fill(in_planes, lambda clip, frames: None)
+        job.fill(in_turn(in_planes), lambda made: None)
     read = given[2]
     assert torch.equal(read, stored)
     assert read.stride() == stored.stride() == first.stride() and read.is_contiguous()

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from multitalk_nodes.multitalk_core.families import FAMILIES
-from multitalk_nodes.multitalk_core.generate import generate, with_grey
+from multitalk_nodes.multitalk_core.generate import Video, generate
 from multitalk_nodes.multitalk_core.people.speakers import Speaker
 from multitalk_nodes.multitalk_core.video.disk import Exactly
 from multitalk_nodes.multitalk_core.video.job import Job
 from multitalk_nodes.multitalk_core.video.segments import CODECS, read_frames
-from multitalk_nodes.multitalk_core.windows import plan_shots
+from multitalk_nodes.multitalk_core.windows import Shot, plan_shots
 from multitalk_nodes.tests.graphs import ROOT
 
 FRAMES, CLIP, STEPS, SEED = 22, 9, 2, 5
@@ -25,30 +25,31 @@ def video(comfy, request):
     from multitalk_nodes.comfy_bridge.backend import ComfyBackend
     from multitalk_nodes.comfy_bridge.demo import load_demo
     from multitalk_nodes.comfy_bridge.long_video import LongVideo, Sound
+    from multitalk_nodes.comfy_bridge.sampling import Sampling
+    from multitalk_nodes.comfy_bridge.scene import Models, Scene
     from multitalk_nodes.lab.scenes.faces import one_face
     from multitalk_nodes.multitalk_core.people.voices import encode_voices
-    from multitalk_nodes.multitalk_core.schedule import sigmas
 
     family = FAMILIES[request.param]
     demo = load_demo(ROOT / "demo" / "weights", family)
     waveform = 0.2 * torch.randn(1, round(FRAMES / 25 * 16000), generator=torch.Generator().manual_seed(0))
     voices = encode_voices([Speaker(waveform, 16000)], demo.audio_encoder, "sequential")
-    backend = ComfyBackend(
-        demo.model, demo.weights, demo.vae, demo.prompt, demo.prompt, None, sigmas=sigmas(STEPS, 3.0), text_scale=1.0, audio_scale=1.0
-    )
+    scene = Scene(Models(demo.model, demo.weights, demo.vae, demo.prompt, demo.prompt), None)
     picture = one_face().picture()[None]
-    shots = plan_shots(FRAMES, [], CLIP, 5)
-    return LongVideo(backend, family, shots, lambda number: picture, voices.tracks, SEED, 1.0, Sound(voices.sound, voices.rate))
+    made = Video(family, plan_shots(FRAMES, [], CLIP, 5), lambda number: picture, voices.tracks, SEED)
+    return LongVideo(ComfyBackend(scene, Sampling(STEPS, 3.0, 1.0, 1.0)), made, Sound(voices.sound, voices.rate))
 
 
 def job_of(video, folder, key="a"):
-    return Job(folder / "job", key, video.plan, LOSSLESS, 18)
+    return Job(folder / "job", key, video.video.clips, LOSSLESS, 18)
 
 
 def make(video, folder, tell=lambda line: None):
+    from multitalk_nodes.comfy_bridge.long_video import Output
+
     with torch.inference_mode():  # as ComfyUI runs its nodes
-        _, report = video.make(job_of(video, folder), LOSSLESS, Exactly(folder / "out.mkv"), tell)
-    return hashlib.sha256((folder / "out.mkv").read_bytes()).hexdigest(), report
+        _, report = video.make(job_of(video, folder), Output(Exactly(folder / "out.mkv")), tell)
+    return hashlib.sha256((folder / "out.mkv").read_bytes()).hexdigest(), report.in_words()
 
 
 @pytest.fixture(scope="module")
@@ -60,32 +61,25 @@ def test_it_is_the_video_that_the_loop_makes(video, tmp_path):
     make(video, tmp_path)
     made = torch.stack([*read_frames(tmp_path / "out.mkv")])
     with torch.inference_mode():
-        expected = torch.cat(
-            [*generate(video.backend, video.family, video.plan, video.source, video.tracks, video.seed, video.colour)]
-        ).clamp(0, 1)
+        expected = torch.cat([made.frames for made in generate(video.backend, video.video)]).clamp(0, 1)
     assert made.shape == expected.shape == (FRAMES, 64, 64, 3)
     assert (made - expected).abs().max() < 1.5 / 255  # 8 bits; motion frames of 16
 
 
 def test_an_image_is_encoded_once_and_not_for_every_clip(video, tmp_path):
     """The first clip's known frames; after that what only the clip itself knows. The video is the one of which every clip encodes all."""
-    from multitalk_nodes.comfy_bridge.backend import ComfyBackend, Remembered, encode_with_grey
+    from multitalk_nodes.comfy_bridge.scene import Remembered, encode_with_grey
 
-    class Everything(ComfyBackend):
-        def encode_source(self, source, frames):
-            return self.encode(with_grey(source, frames))
-
-    def made_by(kind, name):
-        parts = {name: getattr(video.backend, name) for name in ComfyBackend.__dataclass_fields__}
-        vae = Counting(video.backend.vae)
+    def made_by(encode_known, name):
+        vae = Counting(video.backend.scene.models.vae)
         (tmp_path / name).mkdir()
-        parts |= {"vae": vae, "encode_known": Remembered(encode_with_grey)}
-        return vae.encoded, make(replace(video, backend=kind(**parts)), tmp_path / name)[0]
+        scene = replace(video.backend.scene, models=replace(video.backend.scene.models, vae=vae), encode_known=encode_known)
+        return vae.encoded, make(replace(video, backend=replace(video.backend, scene=scene)), tmp_path / name)[0]
 
-    (encoded, once), (all_encoded, every) = made_by(ComfyBackend, "once"), made_by(Everything, "every")
-    later = len(video.plan) - 1
+    (encoded, once), (all_encoded, every) = made_by(Remembered(encode_with_grey), "once"), made_by(encode_with_grey, "every")
+    later = len(video.video.clips) - 1
     assert later > 2 and once == every
-    if video.family.name == "infinitetalk":
+    if video.video.family.name == "infinitetalk":
         assert (encoded, all_encoded) == ([CLIP, 1] + [5] * later, [CLIP, 1] + [CLIP, 5] * later)
     else:
         assert encoded == all_encoded == [CLIP] * (1 + later), "what MultiTalk goes on from is new in every clip"
@@ -106,7 +100,7 @@ class Counting:
 
 
 def test_the_latest_result_is_remembered_for_the_same_question_only(comfy):
-    from multitalk_nodes.comfy_bridge.backend import Remembered
+    from multitalk_nodes.comfy_bridge.scene import Remembered
 
     asked = []
 
@@ -160,16 +154,17 @@ def test_with_a_step_cache_every_clip_begins_anew(video, tmp_path, name):
     import comfy_extras.nodes_easycache
 
     from multitalk_nodes.comfy_bridge.step_cache import cache_steps
-    from multitalk_nodes.multitalk_core.schedule import sigmas
     from multitalk_nodes.multitalk_core.step_cache import TABLES, Rule
 
-    model = video.backend.model
+    model = video.backend.scene.models.model
     if name == "ours":
         model = cache_steps(model, Rule(9.0, TABLES["none"], first_steps=1))
     else:
         model = getattr(comfy_extras.nodes_easycache, name).execute(model, 3.0, 0.0, 1.0, False)[0]
-    two_clips = plan_shots(13, [], CLIP, 5)
-    cached = replace(video, shots=two_clips, backend=replace(video.backend, model=model, sigmas=sigmas(4, 3.0)))
+    two_clips = replace(video.video, shots=plan_shots(13, [], CLIP, 5))
+    scene = replace(video.backend.scene, models=replace(video.backend.scene.models, model=model))
+    sampling = replace(video.backend.sampling, steps=4)
+    cached = replace(video, video=two_clips, backend=replace(video.backend, scene=scene, sampling=sampling))
     calls = []
     with model.model.diffusion_model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1)):
         whole, _ = make(cached, tmp_path)
@@ -191,34 +186,38 @@ def test_with_a_step_cache_every_clip_begins_anew(video, tmp_path, name):
 def test_shots_are_videos_of_their_own(video, tmp_path):
     from multitalk_nodes.multitalk_core.windows import plan_clips
 
-    cut = replace(video, shots=plan_shots(FRAMES, [0.5], CLIP, 5))  # at frame 12
+    cut = replace(video, video=replace(video.video, shots=plan_shots(FRAMES, [0.5], CLIP, 5)))  # at frame 12
     assert "4 clips of 2 shots" in make(cut, tmp_path)[1]
     made = torch.stack([*read_frames(tmp_path / "out.mkv")])
     with torch.inference_mode():
-        tracks = [track[12:] for track in video.tracks]
-        plan = [replace(clip, index=2 + clip.index) for clip in plan_clips(FRAMES - 12, CLIP, 5)]
-        alone = torch.cat([*generate(video.backend, video.family, plan, video.source, tracks, video.seed, video.colour)])
+        tracks = [track[12:] for track in video.video.tracks]
+        plan = tuple(replace(clip, index=2 + clip.index) for clip in plan_clips(FRAMES - 12, CLIP, 5))
+        second = replace(video.video, shots=[Shot(0, FRAMES - 12, plan)], tracks=tracks)
+        alone = torch.cat([made.frames for made in generate(video.backend, second)])
     assert (made[12:] - alone.clamp(0, 1)).abs().max() < 1.5 / 255
 
 
 def test_each_clip_has_the_prompt_that_holds_in_its_middle(video, tmp_path):
-    from multitalk_nodes.comfy_bridge.backend import ComfyBackend
     from multitalk_nodes.comfy_bridge.conditioning import SECONDS
+    from multitalk_nodes.comfy_bridge.scene import Scene
 
     heard = []
 
-    class Told(ComfyBackend):
-        def denoise(self, condition, seed):
-            heard.append(tuple(extra["said"] for prompt in (self.positive, self.negative) for _, extra in prompt))
-            return super().denoise(condition, seed)
+    class Heard(Scene):
+        def conditionings(self, condition):
+            made = super().conditionings(condition)
+            heard.append(tuple(extra["said"] for prompt in made for _, extra in prompt))
+            return made
+
+    models = video.backend.scene.models
 
     def scheduled(*prompts):
-        return [[text, {**extra, "said": said, SECONDS: seconds}] for said, *seconds in prompts for text, extra in video.backend.positive]
+        return [[text, {**extra, "said": said, SECONDS: seconds}] for said, *seconds in prompts for text, extra in models.positive]
 
-    parts = {name: getattr(video.backend, name) for name in ComfyBackend.__dataclass_fields__}
-    backend = Told(**parts | {"positive": scheduled(("a", 0, 0.3), ("b", 0.3, 9)), "negative": scheduled(("c", 0, 9))})
+    prompts = {"positive": scheduled(("a", 0, 0.3), ("b", 0.3, 9)), "negative": scheduled(("c", 0, 9))}
+    backend = replace(video.backend, scene=Heard(replace(models, **prompts), None))
     make(replace(video, backend=backend), tmp_path)
-    middles = [(clip.start + clip.drop + clip.keep / 2) / 25 for clip in video.plan]
+    middles = [(clip.start + clip.drop + clip.keep / 2) / 25 for clip in video.video.clips]
     assert heard == [("a" if middle < 0.3 else "b", "c") for middle in middles] and len({*heard}) == 2
 
 
@@ -243,7 +242,7 @@ def test_progress_counts_every_step_of_every_clip(video, tmp_path):
         make(video, tmp_path, told.append)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    clips = len(video.plan)
+    clips = len(video.video.clips)
     assert [line.split(",")[0] for line in told if "step 2/2" in line] == [f"clip {n}/{clips}" for n in range(1, clips + 1)]
     assert all(line.endswith(" left") for line in told if "step" in line) and told[-1] == "joining"
     assert {"at least" in line for line in told if line.startswith("clip 1/") and "step" in line} == {True}, "how long is decoding?"

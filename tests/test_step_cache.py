@@ -382,13 +382,13 @@ def test_first_and_last_steps_are_always_made(tiny, wan, weights):
 def test_a_label_map_takes_the_last_steps_from_the_whole_schedule(tiny, wan, weights):
     """Of ten steps the last two are made; step 3 is none of them, though sampling ends with it."""
     from multitalk_nodes.comfy_bridge.label_map import watch_maps
+    from multitalk_nodes.comfy_bridge.sampling import Sampling
     from multitalk_nodes.multitalk_core.errors import SpeakerError
-    from multitalk_nodes.multitalk_core.schedule import sigmas
 
     model, latent = cached(patched(tiny, wan, weights), 9.0, last_steps=2), {"samples": tiny.known_latent()}
 
     def watch(step):
-        return watch_maps(guide(tiny, model, weights, 1.0, 1.0), latent, sigmas(STEPS, SHIFT), "euler", SEED, 1, step)
+        return watch_maps(guide(tiny, model, weights, 1.0, 1.0), latent, Sampling(STEPS, SHIFT, 1.0, 1.0), SEED, 1, step)
 
     for step in (2, 9):
         assert watch(step)[0].shape[0] == 3
@@ -537,7 +537,7 @@ def test_a_model_without_plain_blocks_is_refused(comfy):
 
 
 def test_the_rule_is_told_to_a_jobs_key(tiny, wan, weights):
-    from multitalk_nodes.comfy_bridge.job_key import model_fingerprint
+    from multitalk_nodes.comfy_bridge.fingerprints import model_fingerprint
 
     model = patched(tiny, wan, weights)
     told = [str(model_fingerprint(m)) for m in (model, cached(model, 0.1), cached(model, 0.2), cached(model, 0.2, table="multitalk-480"))]

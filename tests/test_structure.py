@@ -207,3 +207,43 @@ def test_pyproject_and_requirements_name_the_same_packages():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert listed == [line for line in lines if line and not line.startswith("#")]
     assert not any(name.startswith("torch") for name in listed)
+
+
+def test_the_core_is_the_paper_with_its_wings_apart(trees):
+    flat = [file for file in trees if place_of(file) == ("multitalk_core",) and not file.endswith("__init__.py")]
+    assert len(flat) <= 16, "the ground floor is the paper: what is new belongs in a wing"
+    wings = {file.split("/")[1] for file in trees if room_of(file) == "multitalk_core" and len(place_of(file)) > 1}
+    assert all(wing in trees["multitalk_core/__init__.py"].body[0].value.value for wing in wings), "the core's docstring names every wing"
+
+
+def test_no_imports_go_in_circles(trees):
+    """Within functions, too: a circle that only shows when something runs is one."""
+    paths = {tuple(file.removesuffix(".py").removesuffix("/__init__").split("/")): file for file in trees if file != "__init__.py"}
+
+    def imported(file):
+        place = place_of(file)
+        for node in ast.walk(trees[file]):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = place[: len(place) + 1 - node.level] + tuple((node.module or "").split(".") if node.module else ())
+                modules = [(*base, alias.name) if (*base, alias.name) in paths else base for alias in node.names]
+                yield from (paths[module] for module in modules if module in paths)
+
+    waiting = {file: set(imported(file)) - {file} for file in paths.values()}
+    while free := [file for file, needed in waiting.items() if not needed & waiting.keys()]:
+        for file in free:
+            del waiting[file]
+    assert list(waiting) == [], "these import each other, or import what does"
+
+
+def test_functions_take_at_most_seven_parameters(trees):
+    """What travels together is a record with a name. `execute` has a parameter for every input of its node."""
+    rooms = {"nodes", "comfy_bridge", "multitalk_core"}
+    functions = {
+        f"{file}:{node.name}": [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        for file, tree in trees.items()
+        if room_of(file) in rooms
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name != "execute"
+    }
+    too_long = {name: taken for name, taken in functions.items() if len([one for one in taken if one not in ("self", "cls")]) > 7}
+    assert not too_long and len(functions) > 400

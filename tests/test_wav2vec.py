@@ -250,14 +250,14 @@ def test_a_long_track_is_the_single_pass_when_layers_look_nearby(kind, tmp_path)
 
 def test_progress_is_told_after_every_window_and_may_stop_it():
     encoder, told = encoder_of(published("group", num_hidden_layers=1)), []
-    encoder.encode(voice(90), progress=lambda done, total: told.append((done, total)))
+    encoder.encode(voice(90), on_progress=lambda done, total: told.append((done, total)))
     assert told == [(1000, 2250), (2000, 2250), (2250, 2250)]
 
     def stop(done: int, total: int) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        encoder.encode(voice(90), progress=stop)
+        encoder.encode(voice(90), on_progress=stop)
 
 
 @pytest.mark.parametrize("frames", [1500, 1501])

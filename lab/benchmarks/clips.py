@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from ...comfy_bridge.backend import ComfyBackend
-from ...comfy_bridge.long_video import LongVideo, Settings, long_video
+from ...comfy_bridge.long_video import LongVideo, Output, Settings, long_video
+from ...comfy_bridge.sampling import Sampling
+from ...comfy_bridge.scene import Models
 from ...multitalk_core import generate as generating
 from ...multitalk_core.clock import FPS
 from ...multitalk_core.families import FAMILIES
-from ...multitalk_core.generate import make_clip, with_grey
+from ...multitalk_core.generate import generate, with_grey
 from ...multitalk_core.people.speakers import Speaker
 from ...multitalk_core.people.voices import Voices
 from ...multitalk_core.video import job as jobs
@@ -74,13 +76,13 @@ def vae_operations(size: Size) -> dict[str, int]:
 def source_once(video: LongVideo, rounds: int) -> dict[str, Any]:
     """A later clip of an image, beside the same clip when the VAE encodes the image again."""
     backend = video.backend
-    first, second = video.plan[:2]
-    picture = video.source(0)
+    first, second = video.video.clips[:2]
+    picture = video.video.source(0)
     motion = picture.expand(second.drop, -1, -1, -1)
 
     def clip(encoding: ComfyBackend) -> Tensor:
         with torch.inference_mode():
-            return make_clip(encoding, video.family, second, picture, picture, motion, video.tracks, video.seed)
+            return next(generate(encoding, video.video, [second], motion)).frames
 
     backend.encode_source(picture, first.stop - first.start)
     return paired.compare(partial(clip, backend), partial(clip, EncodesAgain.of(backend)), rounds)
@@ -108,7 +110,7 @@ def phases(video: LongVideo, backend: TimedBackend, make: Callable[..., Any]) ->
     """Seconds of a video's clips after the first, which warms up and encodes the picture: together, by phase, and the median of one."""
     laps: list[tuple[float, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder, torch.inference_mode(), timed_beside(backend.seconds):
-        job = jobs.Job(Path(folder) / "job", "bench", video.plan, CODECS["h264"], 18)
+        job = jobs.Job(Path(folder) / "job", "bench", video.video.clips, CODECS["h264"], 18)
 
         def tell(line: str) -> None:
             if "step" not in line:  # a clip begins, or they are joined
@@ -122,13 +124,13 @@ def phases(video: LongVideo, backend: TimedBackend, make: Callable[..., Any]) ->
         "clips": len(each),
         "seconds": sum(each),
         "a_clip": statistics.median(each),
-        "a_second_of_video": statistics.median(each) / (video.plan[1].keep / FPS),
+        "a_second_of_video": statistics.median(each) / (video.video.clips[1].keep / FPS),
         "phases": {phase: seconds - before.get(phase, 0.0) for phase, seconds in after.items()},
     }
 
 
 def whole(video: LongVideo, job: jobs.Job, place: Exactly, tell: Callable[[str], None]) -> None:
-    video.make(job, CODECS["h264"], place, tell)
+    video.make(job, Output(place), tell)
 
 
 def in_turn(video: LongVideo, job: jobs.Job, place: Exactly, tell: Callable[[str], None]) -> None:
@@ -209,9 +211,10 @@ def at_size(size: Size, device: str, dtype: torch.dtype) -> tuple[LongVideo, Tim
     tracks = tuple(torch.randn(total, LAYERS, size.adapter.audio_features // LAYERS) for _ in range(2))
     voices = Voices((Speaker(), Speaker()), tracks, total, torch.zeros(1, total * 640), 16000)
     prompt = [[sized.text.float().cpu(), {}]]
-    settings = Settings(width * 8, height * 8, 1, STEPS, 5.0, 1.0, 1.0, "euler", None, "auto", clip_frames, OVERLAP, 1.0, ())
+    settings = Settings(width * 8, height * 8, 1, Sampling(STEPS, 5.0, 1.0, 1.0), "auto", clip_frames, OVERLAP, 1.0, ())
     picture = torch.rand(1, height * 8, width * 8, 3)
-    video = long_video(sized.model, sized.weights, voices, picture, random_vae(), prompt, prompt, random_clip(), None, settings)
+    models = Models(sized.model, sized.weights, random_vae(), prompt, prompt, random_clip())
+    video = long_video(models, voices, picture, None, settings)
     backend = TimedBackend.of(video.backend)
     return replace(video, backend=backend), backend
 

@@ -76,6 +76,7 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
     import psutil
     import torch
 
+    from ...comfy_bridge.long_video import Output
     from ...multitalk_core.video.disk import Exactly
     from ...multitalk_core.video.job import Job
     from ...multitalk_core.video.segments import CODECS
@@ -101,8 +102,8 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
     watching.start()
 
     with tempfile.TemporaryDirectory(prefix="multitalk-bench-") as folder, torch.inference_mode():
-        job = Job(Path(folder) / "job", "bench", video.plan, CODECS["h264"], 18)
-        video.make(job, CODECS["h264"], Exactly(Path(folder) / "out.mp4"), tell)
+        job = Job(Path(folder) / "job", "bench", video.video.clips, CODECS["h264"], 18)
+        video.make(job, Output(Exactly(Path(folder) / "out.mp4")), tell)
         ended = time.monotonic()
     over.set()
     watching.join()
@@ -113,8 +114,8 @@ def measure(seconds: int, encoder: str, steps: int) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "encoder": encoder,
-        "family": video.family.name,
-        "frames": video.shots[-1].stop,
+        "family": video.video.family.name,
+        "frames": video.video.shots[-1].stop,
         "before_mb": clips[0]["rss_mb"],
         "clips": spans,
         "joining_peak_mb": most[0],
@@ -131,6 +132,8 @@ def prepare(seconds: int, encoder: str, steps: int, family: str = "multitalk") -
 
     from ...comfy_bridge.demo import load_demo
     from ...comfy_bridge.long_video import Settings, long_video
+    from ...comfy_bridge.sampling import Sampling
+    from ...comfy_bridge.scene import Models
     from ...comfy_bridge.weights import build_weights
     from ...multitalk_core.audio.files import read_sound
     from ...multitalk_core.audio.wav2vec import Wav2Vec2
@@ -154,9 +157,9 @@ def prepare(seconds: int, encoder: str, steps: int, family: str = "multitalk") -
     waveform = waveform.repeat(1, -(-seconds * rate // waveform.shape[1]))[:, : seconds * rate]
     with torch.inference_mode():
         voices = encode_voices([Speaker(waveform, rate)], listener, "sequential")
-    settings = Settings(0, 0, 1, steps, 3.0, 1.0, 1.0, "euler", None, "auto", 81, 0, 1.0, ())
+    settings = Settings(0, 0, 1, Sampling(steps, 3.0, 1.0, 1.0), "auto", 81, 0, 1.0, ())
     picture = one_face().picture()[None]
-    video = long_video(demo.model, weights, voices, picture, demo.vae, demo.prompt, demo.prompt, None, None, settings)
+    video = long_video(Models(demo.model, weights, demo.vae, demo.prompt, demo.prompt), voices, picture, None, settings)
     backend = TimedBackend.of(video.backend)
     return replace(video, backend=backend), backend
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,34 +17,35 @@ from ...comfy_bridge.backend import ComfyBackend
 class TimedBackend(ComfyBackend):
     """A backend that knows how long each phase took, all clips together."""
 
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, backend: ComfyBackend) -> TimedBackend:
-        return cls(**{field.name: getattr(backend, field.name) for field in fields(ComfyBackend)}, seconds={})
+        seconds: dict[str, float] = {}
+        look_at = backend.scene.look_at
+        scene = replace(backend.scene, look_at=lambda *given: _timed(seconds, "CLIP vision", look_at, *given))
+        return cls(scene, backend.sampling, backend.callback, seconds=seconds)
 
     def encode(self, frames: Tensor) -> Tensor:
-        return self._timed("VAE encode", super().encode, frames)
+        return _timed(self.seconds, "VAE encode", super().encode, frames)
 
     def encode_source(self, source: Tensor, frames: int) -> Tensor:
-        return self._timed("VAE encode", super().encode_source, source, frames)
+        return _timed(self.seconds, "VAE encode", super().encode_source, source, frames)
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self._timed("VAE decode", super().decode, latent)
+        return _timed(self.seconds, "VAE decode", super().decode, latent)
 
     def denoise(self, condition: Any, seed: int) -> Tensor:
         before = self.seconds.get("CLIP vision", 0.0)
-        made = self._timed("denoise", super().denoise, condition, seed)
+        made = _timed(self.seconds, "denoise", super().denoise, condition, seed)
         self.seconds["denoise"] -= self.seconds.get("CLIP vision", 0.0) - before  # which is a part of it
         return made
 
-    def see(self, condition: Any) -> Any:
-        return self._timed("CLIP vision", super().see, condition)
 
-    def _timed(self, phase: str, work: Callable[..., Any], *given: Any) -> Any:
-        began = time.perf_counter()
-        made = work(*given)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
-        return made
+def _timed(seconds: dict[str, float], phase: str, work: Callable[..., Any], *given: Any) -> Any:
+    began = time.perf_counter()
+    made = work(*given)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - began
+    return made

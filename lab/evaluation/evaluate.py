@@ -18,18 +18,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...comfy_bridge.backend import ComfyBackend, Remembered, encode_with_grey
+from ...comfy_bridge.backend import ComfyBackend
 from ...comfy_bridge.demo import Demo, load_demo
+from ...comfy_bridge.sampling import Sampling
+from ...comfy_bridge.scene import Models, Remembered, Scene, encode_with_grey
 from ...multitalk_core.audio.loudness import voice_energy
 from ...multitalk_core.clock import SAMPLE_RATE
 from ...multitalk_core.families import FAMILIES
-from ...multitalk_core.generate import generate
+from ...multitalk_core.generate import Video, generate
 from ...multitalk_core.lipsync.curves import mouth_opening, pearson
 from ...multitalk_core.people.places import Box
 from ...multitalk_core.people.speakers import Speaker, check_places, ref_target_masks, source_masks, token_masks
 from ...multitalk_core.people.voices import encode_voices
-from ...multitalk_core.schedule import sigmas
-from ...multitalk_core.windows import Clip
+from ...multitalk_core.windows import Clip, Shot
 from .cases import ROWS, Case, Group, Record, Row, Scope, Settings, disturbed_voices, draw_case, plan_of
 from .files import read_video, truth_file, video_file, video_parts, write_video
 
@@ -81,22 +82,17 @@ class Product:
     def make(self, take: Take) -> Iterator[Tensor]:
         demo = self.demo(take.settings.family)
         voices = encode_voices(take.speakers, demo.audio_encoder, "parallel")
-        backend = ComfyBackend(
-            model=demo.model,
-            weights=demo.weights,
-            vae=demo.vae,
-            positive=demo.prompt,
-            negative=demo.prompt,
-            masks=_masks(take),
-            sigmas=sigmas(take.settings.steps, take.settings.shift),
-            text_scale=1.0,  # the demo's model does not listen to prompts
-            audio_scale=take.settings.audio_scale,
-            projection=take.settings.projection,
-            callback=lambda *_: None,  # in place of ComfyUI's progress bar
-            encode_known=self._encode_known.setdefault(take.settings.family, Remembered(encode_with_grey)),
-        )
-        family = FAMILIES[take.settings.family]
-        return generate(backend, family, take.plan, lambda frame: take.picture, voices.tracks, take.seed, take.colour)
+        models = Models(demo.model, demo.weights, demo.vae, demo.prompt, demo.prompt)
+        encode_known = self._encode_known.setdefault(take.settings.family, Remembered(encode_with_grey))
+        scene = Scene(models, _masks(take), encode_known=encode_known)
+        chosen = take.settings
+        sampling = Sampling(
+            chosen.steps, chosen.shift, 1.0, chosen.audio_scale, projection=chosen.projection
+        )  # prompts change nothing here
+        backend = ComfyBackend(scene, sampling, callback=lambda *_: None)  # in place of ComfyUI's progress bar
+        shots = [Shot(0, take.plan[-1].stop, tuple(take.plan))]
+        video = Video(FAMILIES[chosen.family], shots, lambda frame: take.picture, voices.tracks, take.seed, take.colour)
+        return (made.frames for made in generate(backend, video))
 
     def reconstruct(self, frames: Tensor) -> Tensor:
         vae = self.demo("multitalk").vae

@@ -15,13 +15,14 @@ from torch import Tensor
 from ...comfy_bridge.clip import decode_clip, prepare_clip
 from ...comfy_bridge.conditioning import with_clip
 from ...comfy_bridge.guider import MultiTalkGuider
-from ...comfy_bridge.long_video import LongVideo, Sound
+from ...comfy_bridge.long_video import LongVideo, Output, Sound
 from ...comfy_bridge.patches import patch_model
-from ...comfy_bridge.sampling import sample_clip
+from ...comfy_bridge.sampling import Sampling, sample_clip
+from ...comfy_bridge.scene import Models, Scene
 from ...comfy_bridge.weights import MultiTalkWeights
 from ...multitalk_core.colour import match_colours
 from ...multitalk_core.families import FAMILIES
-from ...multitalk_core.generate import Condition, Motion, clip_seed, generate
+from ...multitalk_core.generate import Condition, Motion, Video, clip_seed, generate
 from ...multitalk_core.guidance import Projection
 from ...multitalk_core.model import reference_attention_map
 from ...multitalk_core.people.speakers import check_places, ref_target_masks, source_masks, token_masks
@@ -31,11 +32,11 @@ from ...multitalk_core.sizes import fit_picture
 from ...multitalk_core.video.disk import Exactly
 from ...multitalk_core.video.job import Job
 from ...multitalk_core.video.segments import CODECS, read_frames
-from ...multitalk_core.windows import plan_clips, plan_shots
+from ...multitalk_core.windows import plan_shots
 from .cache_items import cached_clip, with_step_cache
 from .core_items import speakers_at, weights_of
 from .goldens import Check, Goldens, compare
-from .recorded import Latents, RecordedBackend, RecordingGuider, StubVAE, clip_output, evaluate, known_frames, prompt, wan_of
+from .recorded import Latents, Recorded, RecordedBackend, RecordingGuider, StubVAE, clip_output, evaluate, known_frames, prompt, wan_of
 
 EXACT = {"exact": True}
 SCHEDULE_BOUND = 2e-3  # of 1000; MANIFEST.md, item 06
@@ -134,6 +135,7 @@ class _Run:
         self.classes = self._classes()
         apg = case["apg"]
         self.projection = Projection(apg["momentum"], apg["norm_threshold"], apg["eta"]) if apg else None
+        self.sampling = Sampling(case["steps"], case["shift"], case["text_scale"], case["audio_scale"], projection=self.projection)
 
     def inputs(self) -> Iterator[Check]:
         if "timesteps" in self.case["tensors"]:
@@ -150,12 +152,13 @@ class _Run:
                 continue
             backend = self._backend()
             y = self.g[tensors["y"]]
-            backend.conditions.extend([None] * index)  # so that this clip's CLIP features are taken
+            backend.recorded.seen = index  # so that this clip's CLIP features are taken
             condition = Condition(
                 self.g[tensors["audio_windows"]], self.latents.to_vae(y[:, 4:]), known_frames(y), torch.zeros(1), self._motion(tensors)
             )
             scales = (self.case["text_scale"], self.case["audio_scale"])
-            guider = RecordingGuider(backend.listening_model(condition), *backend.conditionings(condition), *scales, self.projection)
+            model, prompts = backend.scene.listening_model(condition), backend.scene.conditionings(condition)
+            guider = RecordingGuider(model, *prompts, *scales, self.projection)
             steps = [self.g[tensors["noise"]], *self.g[tensors["latents_after_step"]][:-1]]
             evaluate(guider, steps, self.sigmas[:-1], clip_seed(self.case["seed"], index))
             label = f"clip {index}, " if len(self.case["clips"]) > 1 else ""
@@ -170,13 +173,9 @@ class _Run:
 
     def whole_video(self) -> Iterator[Check]:
         """The product's loop from the source picture to the last frame, on its own intermediate results."""
-        backend = self._backend()
-        tracks = [self.g[reference] for reference in self.case["full_embeddings"]]
-        frames = min(self.case["max_frames_num"], tracks[0].shape[0])
-        plan = plan_clips(frames, self.case["frame_num"], self.case["motion_frame"])
-        strength = self.case["color_correction"]["strength"]
-        family = FAMILIES[self.case["family"]]
-        kept = list(generate(backend, family, plan, self._source, tracks, self.case["seed"], strength))
+        backend, video = self._backend(), self._video(self.case["color_correction"]["strength"])
+        kept = [made.frames for made in generate(backend, video)]
+        plan = video.clips
         yield self._compare("noise of the seed", backend.own_noise[0][0], self.g[self.first["noise"]], EXACT)
         for clip, recorded in zip(plan, self.case["clips"], strict=True):
             yield from self._clip(backend, clip, recorded, plan, kept)
@@ -186,9 +185,8 @@ class _Run:
         """The first clip by the product's loop: its latent before every step, and at its end."""
         before: list[Tensor] = []
         backend = replace(self._backend(), callback=lambda step, denoised, x, total: before.append(x[0].clone()))
-        clip = plan_clips(self.case["frame_num"], self.case["frame_num"], self.case["motion_frame"])
-        tracks = [self.g[reference] for reference in self.case["full_embeddings"]]
-        list(generate(backend, FAMILIES[self.case["family"]], clip, self._source, tracks, self.case["seed"], 0.0))
+        video = self._video(colour=0.0)
+        list(generate(backend, video, video.clips[:1]))
         return before, self.latents.to_model(backend.denoised[0])[0]
 
     def long_video(self) -> Iterator[Check]:
@@ -196,14 +194,11 @@ class _Run:
         if len(self.case["clips"]) < 2:
             return
         case, backend, lossless = self.case, self._backend(), CODECS["lossless"]
-        tracks = [self.g[reference] for reference in case["full_embeddings"]]
-        frames = min(case["max_frames_num"], tracks[0].shape[0])
-        shots = plan_shots(frames, (), case["frame_num"], case["motion_frame"])
-        strength, silence = case["color_correction"]["strength"], Sound(torch.zeros(1, 0), 16_000)
-        video = LongVideo(backend, FAMILIES[case["family"]], shots, self._source, tracks, case["seed"], strength, silence)
+        video = LongVideo(backend, self._video(case["color_correction"]["strength"]), Sound(torch.zeros(1, 0), 16_000))
+        frames = video.video.shots[-1].stop
         with tempfile.TemporaryDirectory(prefix="multitalk-parity-") as folder:
-            job, out = Job(Path(folder) / "job", "parity", video.plan, lossless, 0), Path(folder) / "out.mkv"
-            video.make(job, lossless, Exactly(out), lambda line: None)
+            job, out = Job(Path(folder) / "job", "parity", video.video.clips, lossless, 0), Path(folder) / "out.mkv"
+            video.make(job, Output(Exactly(out)), lambda line: None)
             made = torch.stack([*read_frames(out)])
         for index, clip in enumerate(case["clips"]):
             latent = self.latents.to_model(backend.denoised[index])[0]
@@ -285,12 +280,10 @@ class _Run:
         tracks = tuple(self.g[reference] for reference in case["full_embeddings"])
         voices = Voices(speakers, tracks, min(tracks[0].shape[0], case["max_frames_num"]), torch.zeros(1, 64_000), 16_000)
         vae = StubVAE.of(self.g, self.latents)
-        prompts = [prompt(self.g, self.first[key]) for key in ("context", "context_null")]
-        seen = clip_output(self.g[self.first["clip_fea"]])
-        size = (self.width, self.height, case["frame_num"])
-        made = prepare_clip(self.model, self.weights, voices, self.frames[:1], vae, *prompts, *size, clip_vision_output=seen)
+        models = Models(self.model, self.weights, vae, *self._prompts(), clip_vision_output=clip_output(self.g[self.first["clip_fea"]]))
+        made = prepare_clip(models, voices, self.frames[:1], (self.width, self.height), case["frame_num"])
         guider = MultiTalkGuider(made.model, made.positive, made.negative, case["text_scale"], case["audio_scale"], self.projection)
-        latent = sample_clip(guider, made.latent, self.sigmas, "euler", case["seed"])
+        latent = sample_clip(guider, made.latent, self.sampling, case["seed"])
         ours = self.latents.to_model(latent["samples"])[0]
         yield self._compare("short path latent_final", ours, self.g[self.first["latent_final"]], self.bound["latent_final"])
         strength = case["color_correction"]["strength"]
@@ -304,23 +297,20 @@ class _Run:
         masks = token_masks(self.classes) if self.case["persons"] > 1 else None
         if masks is not None:
             check_places(masks)
-        backend = RecordedBackend(
-            model=self.model,
-            weights=self.weights,
-            vae=StubVAE.of(self.g, self.latents),
-            positive=prompt(self.g, self.first["context"]),
-            negative=prompt(self.g, self.first["context_null"]),
-            masks=masks,
-            sigmas=self.sigmas,
-            text_scale=self.case["text_scale"],
-            audio_scale=self.case["audio_scale"],
-            projection=self.projection,
-            callback=lambda *_: None,
-            goldens=self.g,
-            clips=self.case["clips"],
-            seed=self.case["seed"],
-        )
-        return replace(backend, motion_noise=backend.recorded_motion_noise)
+        recorded = Recorded(self.g, self.case["clips"], self.case["seed"], self.sigmas)
+        models = Models(self.model, self.weights, StubVAE.of(self.g, self.latents), *self._prompts(), clip_vision="recorded")
+        scene = Scene(models, masks, recorded.motion_noise, look_at=recorded.look_at)
+        return RecordedBackend(scene, self.sampling, lambda *_: None, recorded=recorded)
+
+    def _prompts(self) -> list[Any]:
+        return [prompt(self.g, self.first[key]) for key in ("context", "context_null")]
+
+    def _video(self, colour: float) -> Video:
+        """What the recorded run made, as the product plans it."""
+        tracks = [self.g[reference] for reference in self.case["full_embeddings"]]
+        frames = min(self.case["max_frames_num"], tracks[0].shape[0])
+        shots = plan_shots(frames, (), self.case["frame_num"], self.case["motion_frame"])
+        return Video(FAMILIES[self.case["family"]], shots, self._source, tracks, self.case["seed"], colour)
 
     def _classes(self) -> Tensor:
         speakers = speakers_at(self.case["bbox"], self.case["persons"])

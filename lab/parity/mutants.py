@@ -82,7 +82,7 @@ MUTANTS = (
     Mutant(f"{CORE}/families.py", 'motion_frames=25, known="motion", motion_latents="noised"', 'motion_frames=25, known="motion", motion_latents="clean"', "06"),
     Mutant(f"{CORE}/generate.py", "GREY = 0.5", "GREY = 0.0", "06"),
     Mutant(f"{CORE}/generate.py", "if index == 0:\n        return seed", "if index == 0:\n        return seed + 1", "06"),
-    Mutant(f"{CORE}/generate.py", "first = source(0)", "first = source(1)", "12"),
+    Mutant(f"{CORE}/generate.py", "video.source(shot.start), video", "video.source(shot.start + 1), video", "12"),
     Mutant(f"{CORE}/generate.py", "known_latent_frames, known[-1:], motion", "known_latent_frames, 1 - known[-1:], motion", "06"),
     Mutant(f"{BRIDGE}/conditioning.py", "mask[:, :, :known_latent_frames] = 0", "mask[:, :, known_latent_frames:] = 0", "05", quick=True),
     Mutant(f"{BRIDGE}/conditioning.py", "_hearing(extra, extra[NULL_AUDIO], null=True) if", "extra if", "06"),
@@ -100,10 +100,10 @@ MUTANTS = (
     Mutant(f"{BRIDGE}/weights.py", "return voices.cpu(), null.cpu()", "return voices.cpu(), 0 * null.cpu()", "05"),
     Mutant(f"{CORE}/people/voices.py", "return normalise_loudness(voice) if level else voice", "return normalise_loudness(voice)[1:] if level else voice[1:]", "01"),
     Mutant(f"{CORE}/people/voices.py", "starts = tuple(begin / SAMPLE_RATE", "starts = tuple(0 * begin / SAMPLE_RATE", "01"),
-    Mutant(f"{BRIDGE}/clip.py", "masks = tokens if len(voices.speakers) > 1 else None", "masks = tokens.flip(0) if len(voices.speakers) > 1 else None", "12"),
+    Mutant(f"{BRIDGE}/scene.py", "masks = tokens if len(voices.speakers) > 1 else None", "masks = tokens.flip(0) if len(voices.speakers) > 1 else None", "12"),
     Mutant(f"{BRIDGE}/clip.py", "clip, fit, None, voices.tracks", "clip, 1 - fit, None, voices.tracks", "06"),
     Mutant(f"{BRIDGE}/sampling.py", "prepare_noise(samples, seed, ", "prepare_noise(samples, seed + 1, ", "06"),
-    Mutant(f"{BRIDGE}/backend.py", "and torch.equal(one, other)", "", "12"),
+    Mutant(f"{BRIDGE}/scene.py", "and torch.equal(one, other)", "", "12"),
     Mutant(f"{BRIDGE}/backend.py", "comfy.sample.prepare_noise(empty, seed)", "comfy.sample.prepare_noise(empty, seed + 1)", "06"),
 )  # fmt: skip
 

@@ -129,22 +129,17 @@ class StubVAE:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedBackend(ComfyBackend):
-    """The product's backend with the recorded run's noise and CLIP features; keeps what passes through."""
+    """The product's backend with the recorded run's noise; keeps what passes through."""
 
-    goldens: Any = None
-    clips: list[dict[str, Any]] = field(default_factory=list)
-    seed: int = 0
+    recorded: Recorded
     conditions: list[Condition] = field(default_factory=list)
     denoised: list[Tensor] = field(default_factory=list)
     decoded: list[Tensor] = field(default_factory=list)
     own_noise: list[Tensor] = field(default_factory=list)
 
-    def see(self, condition: Condition) -> Any:
-        return clip_output(self.goldens[self.clips[len(self.conditions)]["tensors"]["clip_fea"]])
-
     def noise(self, empty: Tensor, seed: int) -> Tensor:
         self.own_noise.append(super().noise(empty, seed))
-        return self.goldens[self.clips[self._index(seed)]["tensors"]["noise"]][None]
+        return self.recorded.noise(seed)
 
     def denoise(self, condition: Condition, seed: int) -> Tensor:
         latent = super().denoise(condition, seed)
@@ -157,10 +152,29 @@ class RecordedBackend(ComfyBackend):
         self.decoded.append(frames)
         return frames
 
+
+@dataclass
+class Recorded:
+    """What the recorded run drew and saw, clip by clip."""
+
+    goldens: Any
+    clips: list[dict[str, Any]]
+    seed: int
+    sigmas: Tensor
+    seen: int = 0  # clips that were looked at
+
+    def look_at(self, clip_vision: Any, picture: Tensor) -> Any:
+        """CLIP's features of the next clip, in place of its look at a picture."""
+        self.seen += 1
+        return clip_output(self.goldens[self.clips[self.seen - 1]["tensors"]["clip_fea"]])
+
+    def noise(self, seed: int) -> Tensor:
+        return self.goldens[self.clips[self._index(seed)]["tensors"]["noise"]][None]
+
     def _index(self, seed: int) -> int:
         return next(i for i in range(len(self.clips)) if clip_seed(self.seed, i) == seed)
 
-    def recorded_motion_noise(self, shape: torch.Size, sigma: float, seed: int) -> Tensor:
+    def motion_noise(self, shape: torch.Size, sigma: float, seed: int) -> Tensor:
         """motion_noise_initial at the first level, then the noise that was drawn after the step that led to this level."""
         tensors = self.clips[self._index(seed)]["tensors"]
         if not tensors["motion_noise_initial"]:

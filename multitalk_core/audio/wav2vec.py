@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -22,15 +22,13 @@ from torch import Tensor, nn
 
 from ..clock import FPS, SAMPLE_RATE, embed_frames
 from ..errors import AudioError, EncoderError
+from ..notes import OnProgress
 from ..windows import Embeds
 
 WINDOW_FRAMES = 1500  # 60 s: up to here one pass, as published
 CONTEXT_FRAMES = 250  # 10 s on each side of a window are computed and thrown away
 CHUNK_POSITIONS = 500  # 10 s of convolution positions at a time, so that a long track never needs more memory
 NORMALISE_EPSILON = 1e-7  # transformers Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm
-
-
-Progress = Callable[[int, int], None]  # (frames done, frames in all); may raise to stop
 
 
 @runtime_checkable
@@ -40,7 +38,7 @@ class AudioEncoder(Protocol):
     layers: int
     dim: int
 
-    def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress = ...) -> Embeds: ...
+    def encode(self, voice: Tensor, folder: Path | None = None, on_progress: OnProgress = ...) -> Embeds: ...
 
 
 def normalise_samples(voice: Tensor) -> Tensor:
@@ -84,7 +82,7 @@ class Wav2Vec2(nn.Module):
         self.layers = layers
 
     @torch.inference_mode()
-    def encode(self, voice: Tensor, folder: Path | None = None, progress: Progress = lambda done, total: None) -> Embeds:
+    def encode(self, voice: Tensor, folder: Path | None = None, on_progress: OnProgress = lambda done, total: None) -> Embeds:
         """Embeddings of a whole track.
 
         Up to 60 s this is the single pass as published. A longer track goes through the transformer in windows of 60 s with 10 s
@@ -94,7 +92,7 @@ class Wav2Vec2(nn.Module):
         Args:
             voice: [N] float32 at 16 kHz.
             folder: where the temporary file of a long track goes; None is the system's.
-            progress: told after every window of a long track.
+            on_progress: called after every window of a long track, with frames.
         Returns:
             [F, L, D] float32: a Tensor, or StreamedEmbeds for a long track.
         """
@@ -106,7 +104,7 @@ class Wav2Vec2(nn.Module):
         embeds = StreamedEmbeds(self.layers, self.dim, folder)
         for block in self.encode_in_windows(voice, WINDOW_FRAMES, CONTEXT_FRAMES):
             embeds.append(block)
-            progress(embeds.shape[0], frames)
+            on_progress(embeds.shape[0], frames)
         return embeds
 
     @torch.inference_mode()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
 from ..files import checksum, gigabytes
+from ..notes import OnProgress
 from ..weights.files import read_header
 from ..weights.header import Header
 from ..weights.identify import INSTEAD, PART, identify
@@ -29,8 +30,6 @@ YAML = "ComfyUI looks there if extra_model_paths.yaml says so (models paths)"
 SUGGESTED = "infinitetalk"  # preset whose file is named where there is none
 INDEX = "model.safetensors.index.json"  # names the parts of an encoder
 VERIFIED, AS_SEEN, UNKNOWN, DIFFERS = "verified", "as seen in a copy", "of no known hash", "different"  # what a hash tells
-
-Told = Callable[[int, int], None]  # bytes hashed, of all
 
 
 @dataclass(frozen=True)
@@ -135,20 +134,20 @@ class ModelCheck:
 
 
 def check_models(
-    places: Places, deep: bool = False, told: Told | None = None, manifest: Manifest | None = None, from_comfy: bool = False
+    places: Places, deep: bool = False, on_progress: OnProgress | None = None, manifest: Manifest | None = None, from_comfy: bool = False
 ) -> ModelCheck:
     """Look through ComfyUI's folders.
 
     Args:
         places: ComfyUI's name of each folder, and where it is.
         deep: compares SHA-256 with those of the published files, which reads every byte.
-        told: hears how far that is, and may raise to break it off.
+        on_progress: called with the bytes that were hashed, and all.
         from_comfy: ComfyUI itself named the places, so it looks there.
     """
     manifest = manifest or Manifest.load()
     files = _once(_whole(_found(places, manifest, from_comfy)))
     if deep:
-        files = _hashed(files, manifest, told)
+        files = _hashed(files, manifest, on_progress)
     usable = {file.role for file in files if file.state == PRESENT}
     # one's other models are no concern, if the right one is there and these do not bear its name
     shown = [file for file in files if file.state == PRESENT or file.role not in usable or _listed(file, manifest)]
@@ -286,15 +285,15 @@ def _broken(parts: list[FileCheck]) -> str:
     return f"'{folder.name}' {found.problem}" if found.problem else ""
 
 
-def _hashed(files: list[FileCheck], manifest: Manifest, told: Told | None) -> list[FileCheck]:
+def _hashed(files: list[FileCheck], manifest: Manifest, on_progress: OnProgress | None) -> list[FileCheck]:
     """The same files, with what their SHA-256 tells."""
     entries = {file: _comparable(file, manifest) for file in files}
     total, done, compared = sum(file.size for file in files if entries[file]), 0, []
     for file in files:
 
         def hear(count: int, before: int = done) -> None:
-            if told:
-                told(before + count, total)
+            if on_progress:
+                on_progress(before + count, total)
 
         if not entries[file]:
             known = _listed(file, manifest)

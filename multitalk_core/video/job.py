@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ..files import checksum, megabytes, sync
+from ..generate import Made
 from ..windows import Clip
 from .disk import JobError, Place, explained
 from .segments import Codec, join_segments, to_pixels, write_segment, write_sound
@@ -67,8 +68,8 @@ class Job:
     """One video's folder. Only one process can hold it (`hold`); everything else is called while it is held."""
 
     def __init__(self, folder: Path, key: str, plan: Sequence[Clip], codec: Codec, quality: int) -> None:
-        self.folder, self._key, self._plan, self._codec, self._quality = folder, key, plan, codec, quality
-        self._overlap = max((clip.drop for clip in plan), default=0) or 1
+        self.folder, self.codec = folder, codec
+        self._key, self._plan, self._quality = key, plan, quality
         self._finished: dict[int, _Finished] = {}
         self._storing: Future[None] | None = None
 
@@ -127,32 +128,28 @@ class Job:
                 return begin, motion
         return 0, None
 
-    def fill(self, make: Callable[[Clip, Tensor | None], tuple[int, Tensor]], report: Callable[[Clip, Tensor], None]) -> None:
+    def fill(self, make: Callable[[Sequence[Clip], Tensor | None], Iterator[Made]], report: Callable[[Made], None]) -> None:
         """Make every clip that is missing. While one is made, the one before is encoded and stored by a thread beside.
 
         Args:
-            make: clip and motion frames → its seed and all its frames, those that repeat the clip before included. The motion frames
-                are what will be read back from the disk.
-            report: is told every clip that was made, with its new frames.
+            make: clips without gaps, and the motion frames that the first begins with → the clips, one after the other. It hands on
+                motion frames `as_stored`, so that a job that was stopped goes on to the same bits.
+            report: gets every clip that was made.
         Raises:
-            JobError: the disk is full; told when the clip that is made meanwhile is ready, or asks with `check_storing`.
+            JobError: the disk is full; raised when the clip that is made meanwhile is ready, or by `check_storing`.
         """
         self._storing = None
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="multitalk-job") as thread:  # waits for it, also when `make` raises
             while (missing := self.first_missing()) is not None:
-                begin, motion = self.beginning_for(missing)
-                for clip in self._plan[begin:]:
-                    if clip.index > missing and self.is_finished(clip.index):
-                        break
-                    seed, frames = self._beside_storing(make, clip, None if clip.drop == 0 else motion)
-                    codes = _codes(frames[-self._overlap :])
-                    motion = _motion(codes)
-                    new = frames[clip.drop : clip.drop + clip.keep]
-                    pixels = to_pixels(new)
+                begin, motion_frames = self.beginning_for(missing)
+                stop = next((clip.index for clip in self._plan[missing + 1 :] if self.is_finished(clip.index)), len(self._plan))
+                clips = make(self._plan[begin:stop], motion_frames)
+                while (made := self._beside_storing(clips)) is not None:
+                    pixels, codes = to_pixels(made.frames), _codes(made.motion_frames)
                     self._stored()
-                    self._storing = thread.submit(self._store, clip, seed, pixels, codes)
-                    report(clip, new)
-                    del frames, new, pixels, codes  # so that only motion frames, and pixels until they are stored, are held meanwhile
+                    self._storing = thread.submit(self._store, made.clip, made.seed, pixels, codes)
+                    report(made)
+                    del made, pixels, codes  # so that only motion frames, and pixels until they are stored, are held meanwhile
                 self._stored()
 
     def check_storing(self) -> None:
@@ -168,13 +165,14 @@ class Job:
             self._storing.result()
         self._storing = None
 
-    def _beside_storing(self, make: Callable[[Clip, Tensor | None], tuple[int, Tensor]], clip: Clip, motion: Tensor | None) -> Any:
-        """Make a clip. Who interrupts it is told if the one before could not be stored, too."""
-        made = None
+    def _beside_storing(self, clips: Iterator[Made]) -> Made | None:
+        """The next clip, or None behind the last. Who interrupts it also hears if the clip before could not be stored."""
+        ended = False
         try:
-            made = make(clip, motion)
+            made = next(clips, None)
+            ended = True
         finally:
-            if made is None and self._storing is not None and (problem := self._storing.exception()) is not None:
+            if not ended and self._storing is not None and (problem := self._storing.exception()) is not None:
                 logger.warning("MultiTalk: the clip before is not stored, and will be made again: %s", problem)
         return made
 
@@ -192,7 +190,7 @@ class Job:
             if clip.index in self._finished:
                 segment = self._finished[clip.index].segment
             else:
-                segment = self._write(self._segment_name(clip.index), lambda path: write_segment(path, pixels, self._codec, self._quality))
+                segment = self._write(self._segment_name(clip.index), lambda path: write_segment(path, pixels, self.codec, self._quality))
             self._commit(clip.index, _Finished(seed, pixels.shape[0], segment, motion))
             self._thin(clip.index - 1)
 
@@ -214,9 +212,9 @@ class Job:
         """
         if not waveform.shape[-1]:
             return None
-        file = self.folder / f"sound{self._codec.suffix}"
+        file = self.folder / f"sound{self.codec.suffix}"
         with explained(self.folder):
-            write_sound(file, waveform, rate, self._codec)
+            write_sound(file, waveform, rate, self.codec)
         return file
 
     def join(self, place: Place, sound: Path | None, about: Mapping[str, str] | None = None) -> Path:
@@ -229,7 +227,7 @@ class Job:
             The file.
         """
         files = [self.folder / self._segment_name(clip.index) for clip in self._plan]
-        partial = place.folder / f".{self._key}.partial{self._codec.suffix}"
+        partial = place.folder / f".{self._key}.partial{self.codec.suffix}"
         with explained(place.folder):
             try:
                 join_segments(partial, files, [clip.keep for clip in self._plan], sound, about)
@@ -247,7 +245,7 @@ class Job:
     # -- files
 
     def _segment_name(self, index: int) -> str:
-        return f"clip_{index:05}{self._codec.suffix}"
+        return f"clip_{index:05}{self.codec.suffix}"
 
     def _header(self) -> dict[str, Any]:
         return {"format": FORMAT, "key": self._key, "clips": len(self._plan), "quality": self._quality}
@@ -314,6 +312,11 @@ class Job:
 def motion_bytes(frames: int, height: int, width: int) -> int:
     """What the motion frames of one clip take on the disk."""
     return frames * height * width * 3 * 2
+
+
+def as_stored(motion_frames: Tensor) -> Tensor:
+    """Motion frames [M, H, W, 3] as they will be read back from the disk: in steps of 16 bits."""
+    return _motion(_codes(motion_frames))
 
 
 def _motion_name(index: int) -> str:

@@ -237,8 +237,9 @@ def correlations(video: Path, scene: dict[str, Any]) -> list[list[float]]:
     import torch
 
     from ...multitalk_core.audio.files import read_sound
+    from ...multitalk_core.audio.loudness import voice_energy
     from ...multitalk_core.audio.sound import mono_16k
-    from ...multitalk_core.lipsync import curves as sync
+    from ...multitalk_core.lipsync.curves import mouth_opening, pearson
 
     faces = read_faces(video, scene)
     frames = len(faces[0][0])
@@ -249,10 +250,10 @@ def correlations(video: Path, scene: dict[str, Any]) -> list[list[float]]:
         length = mono_16k(*read_sound(file, duration=seconds)).shape[0]
         turn = torch.zeros_like(sound)
         turn[begin : begin + length] = sound[begin : begin + length]
-        voices.append(sync.voice_energy(turn, frames))
+        voices.append(voice_energy(turn, frames))
         begin += length
-    mouths = [sync.mouth_opening(*face) for face in faces]
-    return [[sync.pearson(mouth, voice) for voice in voices] for mouth in mouths]
+    mouths = [mouth_opening(*face) for face in faces]
+    return [[pearson(mouth, voice) for voice in voices] for mouth in mouths]
 
 
 def in_the_video(box: list[float], scene: dict[str, Any], video: tuple[int, int]) -> tuple[float, ...]:
