@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,19 @@ class Report:
     finished_before: int  # clips that an earlier run had finished
     shots: int
     family: str
-    features: tuple[int, ...]  # [S, F, L, D] of the audio features
-    seconds: float  # that it took
+    audio_features: tuple[int, ...]  # their shape [S, F, L, D]
+    took: float  # seconds
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "fps": FPS}
 
     def in_words(self) -> str:
         shots = f" of {self.shots} shots" if self.shots > 1 else ""
         lines = [
             f"{self.frames} frames ({self.frames / FPS:.2f} s) in {self.clips} clips{shots}, {self.family}",
             f"{self.finished_before} clips were finished before" if self.finished_before else "all clips made now",
-            f"audio features {[*self.features]}",
-            f"{self.seconds:.0f} s",
+            f"audio features {[*self.audio_features]}",
+            f"{self.took:.0f} s",
         ]
         return "\n".join(lines)
 
@@ -140,8 +143,8 @@ class LongVideo:
             if not output.keep_job:
                 job.remove()
         features = (len(self.video.tracks), *self.video.tracks[0].shape)
-        shots, seconds = self.video.shots, time.monotonic() - began
-        return file, Report(shots[-1].stop, len(clips), before, len(shots), self.video.family.name, features, seconds)
+        shots, took = self.video.shots, round(time.monotonic() - began, 3)
+        return file, Report(shots[-1].stop, len(clips), before, len(shots), self.video.family.name, features, took)
 
     def _bytes(self, size: Sequence[int], job: Job, clips: Sequence[Clip], files: int = 1) -> int:
         """About what these clips take on the disk: their segments with sound, once per file, and the motion frames that are kept."""

@@ -101,9 +101,10 @@ def files_of(entry: Mapping[str, Any]) -> list[Output]:
     ]
 
 
-def texts_of(entry: Mapping[str, Any]) -> list[str]:
-    """What a prompt's nodes show as text."""
-    return [text for shown in entry.get("outputs", {}).values() for text in shown.get("text") or () if isinstance(text, str)]
+def reports_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What MultiTalk Long Video reports of the videos that a prompt made."""
+    shown = (shown.get("multitalk_report") or () for shown in entry.get("outputs", {}).values())
+    return [report for reports in shown for report in reports if isinstance(report, dict)]
 
 
 def seconds_of(entry: Mapping[str, Any]) -> float | None:

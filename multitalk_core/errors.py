@@ -27,5 +27,17 @@ class WeightsError(MultiTalkError, ValueError):
     """Weights that are not MultiTalk's, or do not fit what they are used with; the message names what and the sizes."""
 
 
+class IncompleteError(WeightsError):
+    """A weight file that ends too early or lacks a part: getting it again helps."""
+
+
+class JobError(MultiTalkError, RuntimeError):
+    """A long video cannot go on; what is finished stays. The message says what to do."""
+
+
+class DiskFullError(JobError):
+    """A long video cannot go on because the disk is full."""
+
+
 class SpeakerError(MultiTalkError, ValueError):
     """The speakers cannot be told apart; the message names the speaker (counted from 1) and what to change."""

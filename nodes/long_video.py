@@ -1,5 +1,7 @@
 """A video of any length, in one node."""
 
+import json
+
 from comfy_api.latest import InputImpl, io, ui
 
 from ..comfy_bridge.conditioning import by_time
@@ -14,6 +16,7 @@ from . import inputs
 from .base import Node
 from .types import CATEGORY, VOICES
 
+REPORT = "multitalk_report"  # in the run's result
 NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
 
 
@@ -82,6 +85,7 @@ class MultiTalkLongVideo(Node):
                 io.Video.Output(tooltip="The finished file."),
                 io.Audio.Output(tooltip="The mixed voices."),
                 io.String.Output(display_name="report", tooltip="How long, how many clips, how many were there before."),
+                io.String.Output(display_name="report_json", tooltip="The same for programs, as JSON."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
@@ -95,8 +99,10 @@ class MultiTalkLongVideo(Node):
         queued = Queued(graph.unique_id, graph.dynprompt.get_node, NOT_SEEN, graph.prompt, graph.extra_pnginfo)
         made = run_long_video(models, voices, image, video, settings, file, queued)
         sound = {"waveform": made.sound.waveform[None], "sample_rate": made.sound.rate}
-        shown = ui.PreviewVideo([ui.SavedResult(made.file.name, made.subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(made.file)), sound, made.report.in_words(), ui=shown)
+        saved = ui.SavedResult(made.file.name, made.subfolder, io.FolderType.output)
+        shown = {**ui.PreviewVideo([saved]).as_dict(), REPORT: [made.report.as_json()]}  # ComfyUI's history shows no outputs
+        outputs = (InputImpl.VideoFromFile(str(made.file)), sound, made.report.in_words(), json.dumps(made.report.as_json()))
+        return io.NodeOutput(*outputs, ui=shown)
 
 
 class MultiTalkPromptSchedule(Node):

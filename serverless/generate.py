@@ -18,7 +18,7 @@ import aiohttp
 
 from multitalk_client import AsyncClient, ClientError, Made, Progress, Template, id_of
 from multitalk_client.comfy import SUBFOLDER
-from multitalk_client.queue import files_of, seconds_of, texts_of
+from multitalk_client.queue import files_of, reports_of, seconds_of
 from multitalk_client.templates import Prompt
 
 from . import models, prepare
@@ -35,7 +35,6 @@ log = logging.getLogger("multitalk.job")
 LARGEST_ANSWER = 7_000_000  # bytes of videos inside an answer: RunPod takes 10 MB, and base64 is a third longer
 NOTE = "Real MultiTalk inference"  # older clients look for it
 OTHER = "A workflow without MultiTalk"
-SHAPE = re.compile(r"audio features \[([\d, ]+)\]")  # in the long video's report
 SEEDS = ("seed", "noise_seed")
 
 Told = Callable[[Progress], None]
@@ -180,7 +179,7 @@ def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings
     """What is told of a video."""
     if (seconds := seconds_of(made.entry)) is not None:
         timings["comfyui"] = seconds
-    shape = next((found.group(1) for text in texts_of(made.entry) if (found := SHAPE.search(text))), None)
+    shape = next((report.get("audio_features") for report in reports_of(made.entry)), None)
     ours = any(node["class_type"].startswith("MultiTalk") and "model" in node["inputs"] for node in graph.values())
     seeds = (node["inputs"][name] for node in graph.values() for name in SEEDS if name in node["inputs"])
     return {
@@ -192,6 +191,6 @@ def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings
         "seed": next((seed for seed in seeds if isinstance(seed, int)), None),
         "processing_note": f"{NOTE if ours else OTHER}: {'; '.join(notes)}",
         "models_used": {"wav2vec_model" if name == "wav2vec" else name: file for name, file in models.needed_by(graph).items()},
-        "audio_features_shape": [int(number) for number in shape.split(",")] if shape else None,
+        "audio_features_shape": shape,
         "timings": dict(timings),
     }

@@ -37,7 +37,7 @@ HINTS = {
     "disk_full": "Free some space on the worker's volume; finished clips are kept.",
 }
 
-FULL = ("No space left on device", "Disk quota exceeded", "The disk is full", "Free some space")  # the last are the nodes' own
+FULL = ("No space left on device", "Disk quota exceeded")  # the system's words, in what other nodes raise
 
 Update = Callable[[Mapping[str, Any], Any], None]
 
@@ -183,8 +183,8 @@ class Worker:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether a disk without space is behind it: the worker's, or ComfyUI's, of which only the words are left."""
-    if isinstance(error, NodeFailed) and any(words in str(error) for words in FULL):
+    """Whether a disk without space is behind it: the worker's, or ComfyUI's, of which the exception's type and message are left."""
+    if isinstance(error, NodeFailed) and (error.exception == "DiskFullError" or any(words in error.told for words in FULL)):
         return True
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -32,6 +32,7 @@ def long_graph(duration=0.9, **changes):
         del graph[name]
     graph["long"] = node("MultiTalkLongVideo", voices=["voices", 0], image=["image", 0], **demo, **inputs | changes)
     graph["report"] = node("PreviewAny", source=["long", 2])
+    graph["report_json"] = node("PreviewAny", source=["long", 3])
     return graph.set("audio_1", duration=duration)
 
 
@@ -39,7 +40,11 @@ def made(server, graph):
     """The file, and the report."""
     outputs = server.run(graph.prompt())
     (file,) = [file for file in server.files({"long": outputs["long"]})]
-    return file, outputs["report"]["text"][0]
+    (report,) = outputs["long"]["multitalk_report"]
+    (words,), (as_json,) = outputs["report"]["text"], outputs["report_json"]["text"]
+    assert json.loads(as_json) == report and words.startswith(f"{report['frames']} frames ")
+    assert f"audio features {report['audio_features']}" in words and (str(report["finished_before"]) in words or "all clips" in words)
+    return file, words
 
 
 def jobs(server):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightsError
+from ..errors import IncompleteError, WeightsError
 from ..files import checksum, gigabytes
 from ..notes import OnProgress
 from ..weights.files import read_header
 from ..weights.header import Header
-from ..weights.identify import INSTEAD, PART, identify
+from ..weights.identify import INSTEAD, PART, Incomplete, identify
 from .folders import ONLY_BY_YAML, WHERE, Places, listing
 from .published import Entry, Manifest
 
@@ -24,7 +23,6 @@ ROLES = (*NEEDED, "lora")
 OF_FOLDER = {folder: role for role in reversed(ROLES) for folder in WHERE[role]}  # what an unreadable file there was meant to be
 OF_FOLDER["diffusion_models"] = "wan21"
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
-HALF = re.compile(r"\bis (incomplete|empty|part \d+ of)\b")  # in what the header's reader says
 PRESENT, WRONG, INCOMPLETE, MISSING = "present", "wrong", "incomplete", "missing"
 YAML = "ComfyUI looks there if extra_model_paths.yaml says so (models paths)"
 SUGGESTED = "infinitetalk"  # preset whose file is named where there is none
@@ -211,11 +209,10 @@ def _judged(path: Path, folder: str, place: Path, manifest: Manifest) -> FileChe
     except OSError as error:
         return replace(_refused(path, folder, place, error), role=role)
     try:
-        header = read_header(path)
+        header = read_header(path, INSTEAD.get(role, "the .safetensors file"))
     except WeightsError as error:
-        half = HALF.search(str(error)) or (entry and entry.size and size < entry.size)
-        problem = str(error).replace("Get the .safetensors file instead", f"Get {INSTEAD.get(role, 'the .safetensors file')} instead")
-        return FileCheck(role, folder, name, path, size, INCOMPLETE if half else WRONG, problem=problem)
+        half = isinstance(error, IncompleteError) or (entry and entry.size and size < entry.size)
+        return FileCheck(role, folder, name, path, size, INCOMPLETE if half else WRONG, problem=str(error))
     except OSError as error:
         return replace(_refused(path, folder, place, error), role=role, size=size)
     found = identify(header, path.name)
@@ -227,7 +224,7 @@ def _judged(path: Path, folder: str, place: Path, manifest: Manifest) -> FileChe
     role = found.kind if found.kind != "other" else role
     file = FileCheck(role, folder, name, path, size, PRESENT, "; ".join(filter(None, (found.note, *_noted(role, header, entry)))))
     if found.problem:
-        return replace(file, state=INCOMPLETE if HALF.search(found.problem) else WRONG, problem=f"'{path.name}' {found.problem}")
+        return replace(file, state=INCOMPLETE if isinstance(found.problem, Incomplete) else WRONG, problem=f"'{path.name}' {found.problem}")
     if folder not in WHERE[role]:
         problem = f"it is a {role} model, and loaders look for it in models/{WHERE[role][0]}. Move it there."
         return replace(file, state=WRONG, problem=problem, misplaced=True)

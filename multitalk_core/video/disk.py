@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import MultiTalkError
+from ..errors import DiskFullError, JobError
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
-
-
-class JobError(MultiTalkError, RuntimeError):
-    """The job cannot go on; what is finished stays. The message says what to do."""
 
 
 class Place(Protocol):
@@ -52,6 +48,6 @@ def explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise JobError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
+            raise DiskFullError(f"The disk of {folder} is full. Free some space and queue again: finished clips are kept.") from error
         advice = "Make it writable, then queue again" if error.errno in CLOSED else "Mend that, then queue again: finished clips are kept"
         raise JobError(f"{folder} cannot be used ({error.strerror or error}). {advice}.") from error

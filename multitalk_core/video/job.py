@@ -27,10 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import DiskFullError, JobError
 from ..files import checksum, megabytes, sync
 from ..generate import Made
 from ..windows import Clip
-from .disk import JobError, Place, explained
+from .disk import Place, explained
 from .segments import Codec, join_segments, to_pixels, write_segment, write_sound
 
 logger = logging.getLogger(__name__)
@@ -195,11 +196,11 @@ class Job:
             self._thin(clip.index - 1)
 
     def check_space(self, needed: int) -> None:
-        """Raises JobError if fewer bytes are free than are needed, and some to spare."""
+        """Raises DiskFullError if fewer bytes are free than are needed, and some to spare."""
         with explained(self.folder):
             free = shutil.disk_usage(self.folder).free
         if free < needed + SPARE:
-            raise JobError(
+            raise DiskFullError(
                 f"The disk of {self.folder} has {megabytes(free)} MB left, and this video needs about {megabytes(needed + SPARE)} MB "
                 "more. Free some space and queue again: finished clips are kept."
             )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightsError
+from ..errors import IncompleteError, WeightsError
 from .gguf import MAGIC, read_gguf_header
 from .header import Header, TensorEntry
 
@@ -20,28 +20,31 @@ LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 # What a file begins with that is not what its name says: the first bytes, and what to do
 STRANGERS = (
-    (b"PK\x03\x04", "is a pickle (torch.save), which can run code when it is opened. Get the .safetensors file instead."),
-    (b"\x80", "is a pickle, which can run code when it is opened. Get the .safetensors file instead."),
+    (b"PK\x03\x04", "is a pickle (torch.save), which can run code when it is opened. Get {instead} instead."),
+    (b"\x80", "is a pickle, which can run code when it is opened. Get {instead} instead."),
     (b"<", "is a web page, not weights: the download got an error or a log-in page. Get the file again, with `models get` or a browser."),
     (b"version https://git-lfs", "is a git-lfs pointer of a few lines, not the weights. Run `git lfs pull`, or download the file itself."),
     (b"{", "is a JSON text, not weights: the download got an error message. Get the file again."),
 )
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, instead: str = "the .safetensors file") -> Header:
     """Read and check a safetensors or GGUF header.
 
+    Args:
+        instead: the file to get in place of one that cannot be opened safely.
     Raises:
-        WeightsError: not such a file, damaged, or shorter than its header says; the message names what it is and what to do.
+        IncompleteError: empty, or shorter than its header says.
+        WeightsError: not such a file, or damaged; the message names what it is and what to do.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(32)
         if not begin:
-            raise WeightsError(f"'{path.name}' is empty. Get it again.")
-        for mark, told in STRANGERS:
+            raise IncompleteError(f"'{path.name}' is empty. Get it again.")
+        for mark, what in STRANGERS:
             if begin.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(mark) and not _may_be_safetensors(begin, size):
-                raise WeightsError(f"'{path.name}' {told}")
+                raise WeightsError(f"'{path.name}' {what.format(instead=instead)}")
         file.seek(0)
         if begin.startswith(MAGIC):
             tensors, metadata = read_gguf_header(file, path.name, size)
@@ -51,7 +54,7 @@ def read_header(path: Path) -> Header:
             header = _read_safetensors(file, path.name, size)
     end = max((entry.stop for entry in header.tensors.values()), default=0)
     if end > size:
-        raise WeightsError(f"'{path.name}' is incomplete: it has {size:,} of {end:,} bytes. Get it again.")
+        raise IncompleteError(f"'{path.name}' is incomplete: it has {size:,} of {end:,} bytes. Get it again.")
     return header
 
 

@@ -62,6 +62,10 @@ class Found:
     problem: str | None = None  # why it is of no use in its own place, and the file to get instead
 
 
+class Incomplete(str):
+    """A problem of a file that lacks a part: another copy of it helps."""
+
+
 Tensors = Mapping[str, TensorEntry]
 
 
@@ -76,7 +80,7 @@ def identify(header: Header, name: str) -> Found:
     if kind == "wav2vec" and problem is None:
         told, problem = _which_wav2vec(header, name.lower(), told)
     if (part := PART.search(PurePath(name).name)) and int(part[2]) > 1:
-        problem = f"is part {int(part[1])} of {int(part[2])}. All parts together are the model: get a file that is whole."
+        problem = Incomplete(f"is part {int(part[1])} of {int(part[2])}. All parts together are the model: get a file that is whole.")
     if kind == "other" and problem is None:
         first = ", ".join(f"'{key}'" for key in list(tensors)[:2]) or "nothing"
         problem = f"is none of the models that talking video needs (it holds {first}, …)."
@@ -107,9 +111,9 @@ def _multitalk(tensors: Tensors) -> tuple[str, str | None]:
         return "", f"is {other}, another model than MultiTalk and InfiniteTalk. Get {AUDIO_FILE}."
     blocks = {int(m[1]) for key in tensors if (m := BLOCK.match(key))}
     if "audio_proj.proj1.weight" not in tensors and "audio_proj.proj1.weight._data" not in tensors:
-        return "", f"has MultiTalk's blocks without its audio projection: it is incomplete. Get {AUDIO_FILE}."
+        return "", Incomplete(f"has MultiTalk's blocks without its audio projection: it is incomplete. Get {AUDIO_FILE}.")
     if blocks != set(range(len(blocks))) or not blocks:
-        return "", f"has MultiTalk's audio projection with {len(blocks)} of its blocks: it is incomplete. Get {AUDIO_FILE}."
+        return "", Incomplete(f"has MultiTalk's audio projection with {len(blocks)} of its blocks: it is incomplete. Get {AUDIO_FILE}.")
     return f"{len(blocks)} blocks" + (", merged with a WAN model" if _has_wan(tensors) else ""), None
 
 
