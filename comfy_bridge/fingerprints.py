@@ -1,4 +1,4 @@
-"""TODO."""
+"""What tells values apart: files, tensors, models and whatever else arrives at a node, in what JSON can hold."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def model_file_fingerprint(file: Path) -> str:
     return hashed.hexdigest()
 
 
-def told_of(value: Any, depth: int = DEEP, of: Callable[[Tensor], Any] | None = None) -> Any:
+def as_json(value: Any, depth: int = DEEP, of: Callable[[Tensor], Any] | None = None) -> Any:
     """What tells a value apart, in what JSON can hold; `of` tells tensors apart, by all their numbers if nothing else is said."""
     if isinstance(value, Tensor):
         return (of or tensor_fingerprint)(value)
@@ -61,16 +61,25 @@ def told_of(value: Any, depth: int = DEEP, of: Callable[[Tensor], Any] | None = 
     if depth == 0:
         return type(value).__qualname__
     if isinstance(value, Mapping):
-        return {str(name): told_of(part, depth - 1, of) for name, part in sorted(value.items(), key=lambda item: str(item[0]))}
+        return {str(name): as_json(part, depth - 1, of) for name, part in sorted(value.items(), key=lambda item: str(item[0]))}
     if isinstance(value, (set, frozenset)):
         return sorted(str(part) for part in value)
     if isinstance(value, (list, tuple)):
-        return [told_of(part, depth - 1, of) for part in value]
+        return [as_json(part, depth - 1, of) for part in value]
     if isinstance(value, torch.nn.Module):
         return [type(value).__qualname__, {name: weight_fingerprint(tensor) for name, tensor in value.state_dict().items()}]
-    if dataclasses.is_dataclass(value) or (hasattr(value, "__dict__") and not callable(value)):
-        return [type(value).__qualname__, told_of(vars(value), depth - 1, of)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: part for field in dataclasses.fields(value) if _matters(field, part := getattr(value, field.name))}
+        return [type(value).__qualname__, as_json(fields, depth - 1, of)]
+    if hasattr(value, "__dict__") and not callable(value):
+        return [type(value).__qualname__, as_json(vars(value), depth - 1, of)]
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _matters(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a record's field is not at its default: a record that gets another field tells the same values apart as before."""
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    return isinstance(value, Tensor) or isinstance(default, Tensor) or value != default
 
 
 def model_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> Any:
@@ -84,10 +93,10 @@ def model_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> Any:
         weights[name] = weight_fingerprint(tensor if backup is None else backup.weight)
     return {
         "model": type(patcher.model).__qualname__,
-        "weights": _digest(weights),
-        "patches": _digest(told_of(patcher.patches, of=weight_fingerprint)),
+        "weights": digest(weights),
+        "patches": digest(as_json(patcher.patches, of=weight_fingerprint)),
         "objects": sorted(patcher.object_patches),
-        "options": _digest(told_of(patcher.model_options)),
+        "options": digest(as_json(patcher.model_options)),
         "added": {name: [model_fingerprint(model) for model in models] for name, models in sorted(patcher.additional_models.items())},
     }
 
@@ -107,5 +116,6 @@ def weight_fingerprint(tensor: Tensor) -> list[Any]:
     return [list(tensor.shape), *tensor_fingerprint(flat)[1:]]
 
 
-def _digest(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def digest(value: Any) -> str:
+    """SHA-256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ how a model was patched) counts by the tensors that arrive.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import folder_paths
 from comfy_execution.graph_utils import is_link
 
-from .fingerprints import _digest, file_fingerprint, model_file_fingerprint, told_of
+from .fingerprints import as_json, digest, file_fingerprint, model_file_fingerprint
 
 NO_FILES = {"custom_nodes", "datasets", "configs"}  # of folder_paths: folders that hold no models
 EDITORS = {"video-preview"}  # inputs that the editor adds where it shows a video; no node has them
@@ -22,26 +23,27 @@ EDITORS = {"video-preview"}  # inputs that the editor adds where it shows a vide
 Node = Mapping[str, Any]  # of a prompt: class_type and inputs
 
 
-def job_key(node: str, lookup: Callable[[str], Node], ignored: frozenset[str], arrived: Mapping[str, Any]) -> str:
+def job_key(node: str, lookup: Callable[[str], Node], arrived: Mapping[str, Any]) -> str:
     """A name for the job, the same for the same video.
+
+    A node that gets another input keeps its jobs: inputs at their defaults are left out. Of the node itself only what is connected is
+    read from the graph; what its widgets say is for the caller to put into `arrived`, without what has no effect.
 
     Args:
         node: number of the node in the prompt.
         lookup: a node by its number.
-        ignored: inputs of the node itself that change no pixel.
-        arrived: what its inputs are by the time it runs; tensors, conditionings, ModelPatchers.
+        arrived: what its inputs are by the time it runs; tensors, conditionings, ModelPatchers. What is None is left out.
     """
     own = lookup(node)
-    asked = {"class_type": own["class_type"], "inputs": {k: v for k, v in own["inputs"].items() if k not in ignored}}
-    known: dict[str, str] = {}
-    told = {"graph": _node(asked, lookup, known), "arrived": {name: told_of(value) for name, value in arrived.items()}}
-    return _digest(told)[:32]
+    asked = {"class_type": own["class_type"], "inputs": {name: value for name, value in own["inputs"].items() if is_link(value)}}
+    given = {name: as_json(value) for name, value in arrived.items() if value is not None}
+    return digest({"graph": _node(asked, lookup, {}), "arrived": given})[:32]
 
 
 def _node(node: Node, lookup: Callable[[str], Node], known: dict[str, str]) -> str:
-    inputs = {}
+    inputs, defaults = {}, _defaults(node["class_type"])
     for name, value in sorted(node["inputs"].items()):
-        if name in EDITORS:
+        if name in EDITORS or (name in defaults and value == defaults[name]):
             continue
         if is_link(value):
             if value[0] not in known:
@@ -49,7 +51,15 @@ def _node(node: Node, lookup: Callable[[str], Node], known: dict[str, str]) -> s
             inputs[name] = {"from": known[value[0]], "output": value[1]}
         else:
             inputs[name] = _value(value)
-    return _digest([node["class_type"], inputs])
+    return digest([node["class_type"], inputs])
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    """The defaults of a node's inputs, as far as ComfyUI knows them."""
+    node = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get(kind)
+    inputs = node.INPUT_TYPES() if node is not None else {}
+    specs = {**inputs.get("required", {}), **inputs.get("optional", {})}
+    return {name: spec[1]["default"] for name, spec in specs.items() if len(spec) > 1 and "default" in spec[1]}
 
 
 def _value(value: Any) -> Any:

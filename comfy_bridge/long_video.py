@@ -20,7 +20,7 @@ from ..multitalk_core.people.voices import Voices
 from ..multitalk_core.sizes import fit_picture
 from ..multitalk_core.video.disk import Place
 from ..multitalk_core.video.job import ANCHOR, Job, as_stored, motion_bytes
-from ..multitalk_core.video.segments import CODECS
+from ..multitalk_core.video.segments import CODECS, Codec
 from ..multitalk_core.video.sources import VideoSource
 from ..multitalk_core.windows import Clip, plan_shots
 from .backend import ComfyBackend
@@ -146,6 +146,19 @@ class LongVideo:
         shots, took = self.video.shots, round(time.monotonic() - began, 3)
         return file, Report(shots[-1].stop, len(clips), before, len(shots), self.video.family.name, features, took)
 
+    def chosen(self, codec: Codec, quality: int) -> dict[str, Any]:
+        """What a user chose that changes a pixel, as it is used: defaults are filled in, and what has no effect is None."""
+        shots = [[shot.start, shot.stop, shot.clips[0].stop, *(clip.drop for clip in shot.clips[1:2])] for shot in self.video.shots]
+        return {
+            "family": self.video.family.name,
+            "size": list(self.video.source(0).shape[1:3]),
+            "shots": shots,
+            "seed": self.video.seed,
+            "colour": self.video.colour,
+            "sampling": self.backend.sampling,
+            "codec": [codec.encoder, codec.pixel_format, codec.sound, codec.options(quality)],
+        }
+
     def _bytes(self, size: Sequence[int], job: Job, clips: Sequence[Clip], files: int = 1) -> int:
         """About what these clips take on the disk: their segments with sound, once per file, and the motion frames that are kept."""
         frames, (height, width) = sum(clip.keep for clip in clips), size
@@ -187,7 +200,6 @@ class Queued:
 
     node: str  # its number
     lookup: Callable[[str], Mapping[str, Any]]  # a node by its number
-    ignored: frozenset[str]  # inputs of the node that change no pixel
     prompt: Mapping[str, Any] | None
     extra: Mapping[str, Any] | None  # ComfyUI's extra_pnginfo
 
@@ -225,20 +237,19 @@ def run_long_video(
             content = [trim, stream_fingerprint(stream)]  # before the source is opened, which moves a stream that is in memory
             source = stack.enter_context(VideoSource(stream, *trim))
         work = long_video(models, voices, picture, source, settings)
-        key = job_key(queued.node, queued.lookup, queued.ignored, _arrived(models, voices, picture, content, settings))
+        key = job_key(queued.node, queued.lookup, {**_arrived(models, voices, picture, content), **work.chosen(codec, file.quality)})
         job = Job(jobs_folder() / key, key, work.video.clips, codec, file.quality)
         output = Output(place, made_with(queued.prompt, queued.extra), file.keep_job)
         made, report = work.make(job, output, tell, is_watched())
     return Finished(made, place.subfolder, work.sound, report)
 
 
-def _arrived(models: Models, voices: Voices, picture: Tensor | None, video: Any, settings: Settings) -> dict[str, Any]:
-    """Everything that arrives at the node and changes a pixel.
+def _arrived(models: Models, voices: Voices, picture: Tensor | None, video: Any) -> dict[str, Any]:
+    """Everything that is connected to the node and changes a pixel.
 
     Of voices, their sound counts: the embeddings follow from it and from the encoder, which the graph names; their last bits vary.
     """
-    prompts, said = [models.positive, models.negative], [voices.speakers, voices.frames, voices.sound, voices.rate]
     seen = None if models.clip_vision is None else models.clip_vision.patcher
     patchers = {"model": models.model, "weights": models.weights.patcher, "vae": models.vae.patcher, "clip_vision": seen}
-    given = {"prompts": prompts, "picture": picture, "settings": settings, "voices": said}
-    return patchers | given | ({} if video is None else {"video": video})
+    said = [voices.speakers, voices.frames, voices.sound, voices.rate]
+    return patchers | {"prompts": [models.positive, models.negative], "picture": picture, "video": video, "voices": said}

@@ -17,7 +17,6 @@ from .base import Node
 from .types import CATEGORY, VOICES
 
 REPORT = "multitalk_report"  # in the run's result
-NOT_SEEN = frozenset({"filename_prefix", "keep_job"})  # inputs that change no pixel
 
 
 def _file():
@@ -96,7 +95,7 @@ class MultiTalkLongVideo(Node):
         models = Models(model, MultiTalkWeights.of(weights), vae, positive, negative, clip_vision)
         settings, file = inputs.long_video_settings(chosen)
         graph = cls.hidden
-        queued = Queued(graph.unique_id, graph.dynprompt.get_node, NOT_SEEN, graph.prompt, graph.extra_pnginfo)
+        queued = Queued(graph.unique_id, graph.dynprompt.get_node, graph.prompt, graph.extra_pnginfo)
         made = run_long_video(models, voices, image, video, settings, file, queued)
         sound = {"waveform": made.sound.waveform[None], "sample_rate": made.sound.rate}
         saved = ui.SavedResult(made.file.name, made.subfolder, io.FolderType.output)

@@ -2,6 +2,9 @@
 
 import copy
 import shutil
+import sys
+from dataclasses import field, make_dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ def keys(comfy, tmp_path, monkeypatch):
     """The module, with an input and a model folder of its own."""
     import folder_paths
 
-    from multitalk_nodes.comfy_bridge import job_key
+    from multitalk_nodes.comfy_bridge import fingerprints, job_key
 
     for name in ("input", "models", "other"):
         (tmp_path / name).mkdir()
@@ -23,7 +26,7 @@ def keys(comfy, tmp_path, monkeypatch):
     for sample in (*SAMPLES.glob("*.wav"), *SAMPLES.glob("*.png")):
         shutil.copyfile(sample, tmp_path / "input" / sample.name)
     (tmp_path / "models" / "style.safetensors").write_bytes(bytes(1000))
-    return job_key
+    return SimpleNamespace(**vars(fingerprints) | vars(job_key))
 
 
 def prompt(**changes):
@@ -35,8 +38,8 @@ def prompt(**changes):
     return graph
 
 
-def key(keys, graph, arrived=None, ignored=frozenset()):
-    return keys.job_key("sample", graph.__getitem__, ignored, arrived or {})
+def key(keys, graph, arrived=None, node="decode"):
+    return keys.job_key(node, graph.__getitem__, arrived or {})
 
 
 def test_numbers_names_and_places_of_files_do_not_matter(keys, tmp_path):
@@ -51,12 +54,12 @@ def test_numbers_names_and_places_of_files_do_not_matter(keys, tmp_path):
         for name, value in node["inputs"].items():
             if isinstance(value, list):
                 node["inputs"][name] = [f"{value[0]}_x", value[1]]
-    assert keys.job_key("sample_x", renumbered.__getitem__, frozenset(), {}) == before
+    assert keys.job_key("decode_x", renumbered.__getitem__, {}) == before
     assert len(before) == 32
 
 
 def test_what_is_not_upstream_does_not_matter(keys):
-    assert key(keys, prompt(save={"filename_prefix": "elsewhere"}, decode={"colour": 0.5})) == key(keys, prompt())
+    assert key(keys, prompt(save={"filename_prefix": "elsewhere"})) == key(keys, prompt())
 
 
 @pytest.mark.parametrize(
@@ -75,10 +78,24 @@ def test_every_input_upstream_matters(keys, change):
     assert key(keys, prompt(**change)) != key(keys, prompt())
 
 
-def test_inputs_of_the_node_that_change_no_pixel_do_not_matter(keys):
-    one, other = prompt(sample={"job_name": "a"}), prompt(sample={"job_name": "b"})
-    assert key(keys, one) != key(keys, other)
-    assert key(keys, one, ignored=frozenset({"job_name"})) == key(keys, other, ignored=frozenset({"job_name"}))
+def test_what_the_nodes_own_widgets_say_is_for_the_caller_to_tell(keys):
+    assert key(keys, prompt(decode={"colour": 0.5})) == key(keys, prompt())
+    told = [key(keys, prompt(), {"colour": colour, "later": None}) for colour in (1.0, 0.5)]
+    assert told[0] != told[1] and told[0] == key(keys, prompt(), {"colour": 1.0})
+
+
+def test_a_node_that_gets_another_input_keeps_its_jobs(keys, monkeypatch):
+    """As long as the input is at its default."""
+    defaults = {"added": 1.5, "seed": 0}
+    monkeypatch.setattr(sys.modules[keys.job_key.__module__], "_defaults", lambda kind: defaults if kind == "MultiTalkSampler" else {})
+    before = key(keys, prompt())
+    assert key(keys, prompt(sample={"added": 1.5})) == before != key(keys, prompt(sample={"added": 2.0}))
+
+
+def test_records_with_another_field_tell_the_same_values_apart(keys):
+    old = make_dataclass("Record", ["kept"])
+    new = make_dataclass("Record", ["kept", ("added", float, 1.5), ("more", tuple, field(default_factory=tuple))])
+    assert keys.as_json(old("a")) == keys.as_json(new("a")) != keys.as_json(new("a", 2.0))
 
 
 def test_what_the_editor_adds_where_it_shows_a_video_does_not_matter(keys):
@@ -99,7 +116,7 @@ def test_a_file_under_the_same_name_with_other_content_matters(keys, tmp_path):
 
 
 def test_a_models_large_file_is_told_by_its_size_its_header_and_pieces_from_all_over(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "SMALL", 0)
+    monkeypatch.setattr(sys.modules[keys.file_fingerprint.__module__], "SMALL", 0)
     file = tmp_path / "large.bin"
     data = bytearray(2**21)
     file.write_bytes(data)
@@ -114,7 +131,7 @@ def test_a_models_large_file_is_told_by_its_size_its_header_and_pieces_from_all_
 
 
 def test_every_byte_of_a_recording_matters(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "SMALL", 2**20)
+    monkeypatch.setattr(sys.modules[keys.file_fingerprint.__module__], "SMALL", 2**20)
     file = tmp_path / "input" / "voice_1.wav"
     file.write_bytes(bytes(2**22))
     before, whole_path = key(keys, prompt()), key(keys, prompt(audio_1={"audio": str(file)}))
@@ -139,11 +156,11 @@ def test_text_is_text_unless_it_names_a_file(keys):
 def test_what_arrives_matters_by_its_numbers(keys):
     text = [[torch.ones(1, 4, 8), {"pooled": torch.zeros(3), "hooks": None}]]
     other = copy.deepcopy(text)
-    assert keys.told_of(text) == keys.told_of(other)
+    assert keys.as_json(text) == keys.as_json(other)
     other[0][0][0, 2, 3] += 1e-3
-    assert keys.told_of(text) != keys.told_of(other)
+    assert keys.as_json(text) != keys.as_json(other)
     other = [[text[0][0], {"pooled": torch.zeros(3), "hooks": None, "strength": 0.5}]]
-    assert keys.told_of(text) != keys.told_of(other)
+    assert keys.as_json(text) != keys.as_json(other)
     assert keys.tensor_fingerprint(torch.zeros(0)) != keys.tensor_fingerprint(torch.zeros(0, 2))
     assert keys.tensor_fingerprint(torch.zeros(4)) != keys.tensor_fingerprint(torch.zeros(4, dtype=torch.float16))
 
@@ -152,12 +169,12 @@ def test_every_number_of_a_picture_and_of_a_voice_matters(keys):
     from multitalk_nodes.multitalk_core.people.speakers import Speaker
 
     picture, sound = torch.rand(1, 480, 832, 3), torch.rand(1, 1_000_000)
-    before = keys.told_of([picture, [Speaker(sound, 16_000)]])
+    before = keys.as_json([picture, [Speaker(sound, 16_000)]])
     picture[0, 100, 200, 1] += 0.5
-    after = keys.told_of([picture, [Speaker(sound, 16_000)]])
+    after = keys.as_json([picture, [Speaker(sound, 16_000)]])
     assert after != before
     sound[0, 777_777] += 0.5
-    assert keys.told_of([picture, [Speaker(sound, 16_000)]]) != after
+    assert keys.as_json([picture, [Speaker(sound, 16_000)]]) != after
 
 
 def test_a_patched_model_matters_and_a_loaded_one_does_not(keys):
@@ -166,25 +183,25 @@ def test_a_patched_model_matters_and_a_loaded_one_does_not(keys):
     from multitalk_nodes.tests.tiny import wan
 
     model = wan()
-    before = keys.told_of(model)
-    assert keys.told_of(wan()) == before != keys.told_of(wan(seed=5))
+    before = keys.as_json(model)
+    assert keys.as_json(wan()) == before != keys.as_json(wan(seed=5))
 
     patched = model.clone()
     name = "diffusion_model.blocks.0.ffn.0.weight"
     patched.add_patches({name: ("diff", (torch.ones(128, 96),))}, 0.5)
-    fingerprint = keys.told_of(patched)
+    fingerprint = keys.as_json(patched)
     assert fingerprint != before
     stronger = model.clone()
     stronger.add_patches({name: ("diff", (torch.ones(128, 96),))}, 0.6)
-    assert keys.told_of(stronger) not in (before, fingerprint)
+    assert keys.as_json(stronger) not in (before, fingerprint)
 
     whole = patched.model.state_dict()[name].clone()
     comfy.model_management.load_models_gpu([patched])
     assert not torch.equal(patched.model.state_dict()[name], whole)
-    assert keys.told_of(patched) == fingerprint, "although the patch is in the weights now"
-    assert keys.told_of(model) == before
+    assert keys.as_json(patched) == fingerprint, "although the patch is in the weights now"
+    assert keys.as_json(model) == before
 
     replaced = model.clone()
     replaced.set_model_attn2_patch(lambda arguments: arguments)
-    assert keys.told_of(replaced) != before
+    assert keys.as_json(replaced) != before
     comfy.model_management.unload_all_models()
