@@ -109,9 +109,9 @@ def nearest(clone: Path, fault: Fault) -> list[str]:
     """Test files that name the module, in their order."""
     module = Path(fault.file)
     name = re.compile(rf"\b{module.parent.name}(\.| import .*\b){module.stem}\b")
-    tests = sorted((clone / "tests").glob("test_*.py"))
+    tests = sorted((clone / "tests").rglob("test_*.py"))
     named = [file for file in tests if name.search(file.read_text(encoding="utf-8")) or file.stem == f"test_{module.stem}"]
-    return [f"tests/{file.name}" for file in named]
+    return [file.relative_to(clone).as_posix() for file in named]
 
 
 def noticed_by(clone: Path, fault: Fault) -> str:

@@ -32,7 +32,7 @@ def load_by_path(name: str, file: Path):
 
 runpy.run_path(str(ROOT / "tools" / "launch.py"))["register_pack"]()
 
-from multitalk_nodes.tests import costs
+from multitalk_nodes.tests.support import costs
 from multitalk_nodes.tools.comfyui import server as server_tools
 from multitalk_nodes.tools.launch import start_comfy
 
@@ -104,7 +104,7 @@ def server():
 
 @pytest.fixture(scope="session")
 def _short_clips(tmp_path_factory) -> Path:
-    from multitalk_nodes.tests.endpoint import write_short_clips
+    from multitalk_nodes.tests.support.endpoint import write_short_clips
 
     return write_short_clips(tmp_path_factory.mktemp("templates"))
 
@@ -133,8 +133,8 @@ def bucket():
     import boto3
     from moto.server import ThreadedMotoServer
 
-    from multitalk_nodes.tests.endpoint import BUCKET, KEYS, OBJECTS
-    from multitalk_nodes.tests.graphs import SAMPLES
+    from multitalk_nodes.tests.support.endpoint import BUCKET, KEYS, OBJECTS
+    from multitalk_nodes.tests.support.graphs import SAMPLES
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -10,11 +10,18 @@ import pytest
 
 from multitalk_nodes.lab import faults
 from multitalk_nodes.lab.parity.mutants import MUTANTS
-from multitalk_nodes.tests import costs
-from multitalk_nodes.tests.graphs import ROOT, Graph, workflow
-from multitalk_nodes.tests.kept import kept
-from multitalk_nodes.tests.test_workflows import KINDS
+from multitalk_nodes.tests.nodes.test_workflows import KINDS
+from multitalk_nodes.tests.support import costs
+from multitalk_nodes.tests.support.graphs import ROOT, Graph, workflow
+from multitalk_nodes.tests.support.kept import kept
 from multitalk_nodes.tools.testing import SHORT
+
+
+def without_folder(test: str) -> str:
+    """A test's name, from its file's name on; a parameter may hold a path, too."""
+    file, _, name = test.partition("::")
+    return f"{file.rpartition('/')[2]}::{name}"
+
 
 # of each promise, a test that must be in the quick tier
 PROMISED = (
@@ -29,14 +36,14 @@ PROMISED = (
     "test_serverless_faults.py::test_nodes_that_fail_and_prompts_that_are_refused",
     "test_signatures.py::test_released_nodes_are_as_they_were_or_replaced[0.1.0]",
     "test_speaker_nodes.py::test_boxes_that_are_exchanged_exchange_the_faces",
-    *(test.removeprefix("tests/") for test in SHORT if "::" in test),
+    *(without_folder(test) for test in SHORT if "::" in test),
 )
 
 
 def test_what_guards_a_promise_is_in_the_quick_tier(request):
     if not costs.is_whole(request.config):
         pytest.skip("a part of the tests runs")
-    there = [item.nodeid.removeprefix("tests/") for item in request.session.items if item.get_closest_marker("quick")]
+    there = [without_folder(item.nodeid) for item in request.session.items if item.get_closest_marker("quick")]
     there += [name.split("[")[0] for name in there]
     assert {*PROMISED} <= {*there}, {*PROMISED} - {*there}
     assert len(KINDS) >= 6 and sum(mutant.quick for mutant in MUTANTS) >= 6
@@ -73,7 +80,7 @@ def pytest_configure(config):
 @pytest.mark.parametrize(("limit", "code", "processes"), [(2, 0, 0), (1, 1, 2)])
 def test_a_quick_run_that_costs_too_much_fails(tmp_path, limit, code, processes):
     """Two tests that start what looks like a ComfyUI; in two processes they add up."""
-    (tmp_path / "conftest.py").write_text(SMALL_SUITE.format(tests=str(ROOT / "tests"), limit=limit))
+    (tmp_path / "conftest.py").write_text(SMALL_SUITE.format(tests=str(ROOT / "tests" / "support"), limit=limit))
     (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = .")
     main = os.path.join(os.environ["COMFYUI_PATH"], "main.py")
     started = f"[sys.executable, '-I', '-S', '-c', '', {main!r}, '--base-directory']"

@@ -13,12 +13,12 @@ TOGETHER = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"
 DEBUGGING = ("--pdb", "--trace")  # pytest's options that read from the terminal
 # on the oldest ComfyUI: the pack loads, its nodes are as released, faces talk, one and two
 SHORT = (
-    "tests/test_pack.py",
-    "tests/test_signatures.py",
-    "tests/test_nodes.py::test_two_speakers_without_masks_get_the_halves_and_all_layouts_run",
-    "tests/test_step_cache.py::test_first_and_last_steps_are_always_made",
-    "tests/test_step_cache.py::test_a_reused_step_is_the_head_on_the_last_residual",
-    "tests/test_workflows.py::test_it_makes_a_video_at_its_smallest[demo_one_speaker]",
+    "tests/nodes/test_pack.py",
+    "tests/nodes/test_signatures.py",
+    "tests/nodes/test_nodes.py::test_two_speakers_without_masks_get_the_halves_and_all_layouts_run",
+    "tests/bridge/test_step_cache.py::test_first_and_last_steps_are_always_made",
+    "tests/bridge/test_step_cache.py::test_a_reused_step_is_the_head_on_the_last_residual",
+    "tests/nodes/test_workflows.py::test_it_makes_a_video_at_its_smallest[demo_one_speaker]",
 )
 
 

@@ -1,7 +1,7 @@
 """GGUF: the header, and the block formats that image models are published in, unpacked with torch on any device.
 
 Bytes of a block and how they are numbers: ggml's src/ggml-common.h (block_q8_0 … block_q6_K) and ggml-quants.c (dequantize_row_*).
-Unpacking here is compared with the package gguf's numpy in tests/test_layouts.py.
+Unpacking here is compared with the package gguf's numpy in tests/core/test_layouts.py.
 
 Shapes: a weight [O, I] is stored as [O, I / n · b] bytes: blocks of b bytes for n numbers.
 """

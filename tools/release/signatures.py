@@ -3,8 +3,8 @@
     python dev.py release-signatures [--again]
 
 starts the oldest ComfyUI (its own choices, such as samplers, are those that every ComfyUI has) and records what it lists.
-tests/test_signatures.py holds every record against the nodes as they are: what a user has saved must go on working, or a NodeReplace must
-lead from the old node to a new one.
+tests/nodes/test_signatures.py holds every record against the nodes as they are: what a user has saved must go on working, or a
+NodeReplace must lead from the old node to a new one.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m tools.workflows.workflows [--thumbnails] [NAME ...]
 
 Run it in the development environment, with COMFYUI_PATH set. Every workflows/api/<name>.json becomes workflows/<name>.json, laid out as
-examples.py says; with --thumbnails they also run, and workflows/<name>.jpg is a frame of what they make. tests/test_workflows.py turns the
-graphs back into prompts and compares.
+examples.py says; with --thumbnails they also run, and workflows/<name>.jpg is a frame of what they make. tests/nodes/test_workflows.py
+turns the graphs back into prompts and compares.
 """
 
 from __future__ import annotations
