@@ -48,7 +48,7 @@ def diagnose(check: ModelCheck, size: SizeClass, seconds: float, models: Path | 
     facts += disks({"output": output, "temp": Path(folder_paths.get_temp_directory())})
     facts.append(Fact("disk of models", f"{gigabytes(free_on(models or Path(folder_paths.models_dir)))} free"))
     wan, audio, others = _sizes(check)
-    return facts + [Fact(*row) for row in needs(size, seconds, wan, audio, others).told(vram, ram, free_on(output))]
+    return facts + [Fact(*row) for row in needs(size, seconds, wan, audio, others).rows(vram, ram, free_on(output))]
 
 
 def _device(device: torch.device, vram: int, started: bool) -> Fact:

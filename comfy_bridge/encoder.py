@@ -68,7 +68,7 @@ def load_encoder(path: Path, do_normalize: bool | None = None) -> ManagedEncoder
 
 
 def _check_file(path: Path) -> None:
-    """Refuses another model's file by its header; a folder's parts are told by what is beside them."""
+    """Refuse another model's file by its header; the files beside it tell the parts of a folder."""
     if path.is_dir() or path.suffix != ".safetensors" or path.with_suffix(".safetensors.index.json").exists():
         return
     name = f"{path.parent.name}/{path.name}"
@@ -77,9 +77,9 @@ def _check_file(path: Path) -> None:
     except WeightsError as error:
         raise EncoderError(str(error)) from error
     if found.kind != "wav2vec" or found.problem:
-        told = found.problem if found.kind in ("wav2vec", "other") else None  # what is wrong with another model is no matter here
-        told = told or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not a Wav2Vec2 encoder. Get {ENCODER_FILE}."
-        raise EncoderError(f"'{path.name}' {told}")
+        value = found.problem if found.kind in ("wav2vec", "other") else None  # what is wrong with another model is no matter here
+        value = value or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not a Wav2Vec2 encoder. Get {ENCODER_FILE}."
+        raise EncoderError(f"'{path.name}' {value}")
     logger.info("%s: %s", path.name, found.note)
 
 

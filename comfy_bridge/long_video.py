@@ -18,7 +18,7 @@ from ..multitalk_core.families import FAMILIES
 from ..multitalk_core.generate import Made, Video, generate
 from ..multitalk_core.people.voices import Voices
 from ..multitalk_core.sizes import fit_picture
-from ..multitalk_core.video.disk import Place
+from ..multitalk_core.video.disk import Destination
 from ..multitalk_core.video.job import ANCHOR, Job, as_stored, motion_bytes
 from ..multitalk_core.video.segments import CODECS, Codec
 from ..multitalk_core.video.sources import VideoSource
@@ -27,7 +27,7 @@ from .backend import ComfyBackend
 from .fingerprints import stream_fingerprint
 from .job_key import job_key, jobs_folder
 from .messages import is_watched, tell
-from .output import OutputPlace, made_with
+from .output import NumberedFile, made_with
 from .progress import VideoProgress
 from .sampling import Sampling
 from .scene import Models, fit_scene, whole_clip
@@ -63,7 +63,7 @@ class Sound:
 class Output:
     """Where the finished file goes, and what becomes of the job."""
 
-    place: Place
+    destination: Destination
     about: Mapping[str, str] = field(default_factory=dict)  # metadata of the file, by name
     keep_job: bool = True  # or remove the job's folder, once the file is there
 
@@ -139,7 +139,7 @@ class LongVideo:
 
             job.fill(make, progress.made if previews else lambda made: None)
             tell("joining")
-            file = job.join(output.place, sound, output.about)
+            file = job.join(output.destination, sound, output.about)
             if not output.keep_job:
                 job.remove()
         features = (len(self.video.tracks), *self.video.tracks[0].shape)
@@ -229,7 +229,7 @@ def run_long_video(
     if (picture is None) == (video is None):
         raise ValueError("Connect either an image or a video: the people in it talk.")
     codec = CODECS[file.codec]
-    place = OutputPlace(file.filename_prefix, codec.suffix)
+    destination = NumberedFile(file.filename_prefix, codec.suffix)
     with ExitStack() as stack:
         source, content = None, None
         if video is not None:
@@ -239,9 +239,9 @@ def run_long_video(
         work = long_video(models, voices, picture, source, settings)
         key = job_key(queued.node, queued.lookup, {**_arrived(models, voices, picture, content), **work.chosen(codec, file.quality)})
         job = Job(jobs_folder() / key, key, work.video.clips, codec, file.quality)
-        output = Output(place, made_with(queued.prompt, queued.extra), file.keep_job)
+        output = Output(destination, made_with(queued.prompt, queued.extra), file.keep_job)
         made, report = work.make(job, output, tell, is_watched())
-    return Finished(made, place.subfolder, work.sound, report)
+    return Finished(made, destination.subfolder, work.sound, report)
 
 
 def _arrived(models: Models, voices: Voices, picture: Tensor | None, video: Any) -> dict[str, Any]:

@@ -22,8 +22,8 @@ class OutputError(MultiTalkError, ValueError):
     """No file can be written under that name; the message says why."""
 
 
-class OutputPlace:
-    """A place whose number is taken when the video is done; several ComfyUIs may write into the same folder.
+class NumberedFile:
+    """A numbered file in ComfyUI's output folder. The number is taken when the video is done; several ComfyUIs may write there.
 
     That a file can be written there is tried at once, because hours may pass until it is.
 

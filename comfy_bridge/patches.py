@@ -140,7 +140,7 @@ class _BringAudio:
         options = options_of(args, kwargs)
         call = options[CALL] = Call(audio, self._heads)  # with nothing that leads back to the options, or they would outlive the call
         speakers = self._weights.adapter.speakers_in(audio)
-        null = [0.0] * audio.shape[0] if (told := kwargs.pop(NULL, None)) is None else told.tolist()
+        null = [0.0] * audio.shape[0] if (found := kwargs.pop(NULL, None)) is None else found.tolist()
         if speakers > 1 and not all(null):
             if self._masks is None or self._masks.shape[0] != speakers + 1:
                 raise SpeakerError(f"{speakers} voices are heard, but there are no masks for {speakers} speakers and the background.")

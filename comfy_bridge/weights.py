@@ -35,7 +35,7 @@ NAMES = (("infinitetalk", "infinitetalk"), ("infinitalk", "infinitetalk"), ("mul
 
 
 class LoadedAdapter(MultiTalkAdapter):
-    """The adapter with what its file told; it travels through graphs inside a ModelPatcher, as MODEL_PATCH."""
+    """The adapter, with what its file says; it travels through graphs inside a ModelPatcher, as MODEL_PATCH."""
 
     family: Family
     name: str
@@ -99,9 +99,9 @@ def load_weights(path: str, name: str, family: str = "auto", dtype: torch.dtype 
     header = read_header(Path(path))
     found = identify(header, name)
     if found.kind != "multitalk" or found.problem:
-        told = found.problem if found.kind in ("multitalk", "other") else None  # what is wrong with another model is no matter here
-        told = told or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
-        raise WeightsError(f"'{name}' {told}")
+        value = found.problem if found.kind in ("multitalk", "other") else None  # what is wrong with another model is no matter here
+        value = value or f"is {KINDS_IN_WORDS.get(found.kind, 'another model')}, not MultiTalk's audio weights. Get {AUDIO_FILE}."
+        raise WeightsError(f"'{name}' {value}")
     chosen = choose_family(family, name, header.metadata, Path(path))  # asked for before anything is read
     if (header.container == "gguf") != (Path(path).suffix.lower() == ".gguf"):
         raise WeightsError(f"'{name}' is a {header.container} file by its contents. Rename it to .{header.container}.")
@@ -168,9 +168,9 @@ def choose_family(asked: str, name: str, metadata: Mapping[str, str], path: Path
     """
     if asked in FAMILIES:
         return FAMILIES[asked]
-    told = metadata.get(METADATA_FAMILY, "").split()
-    if told and told[0] in FAMILIES:
-        return FAMILIES[told[0]]
+    found = metadata.get(METADATA_FAMILY, "").split()
+    if found and found[0] in FAMILIES:
+        return FAMILIES[found[0]]
     plain = re.sub(r"[^a-z]", "", re.split(r"[\\/]", name.lower())[-1])  # the file's own name: folders are the user's
     named = {family for spelling, family in NAMES if spelling in plain}
     if len(named) == 1:

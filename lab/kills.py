@@ -1,7 +1,7 @@
 """`python dev.py kills --count 100`: kill -9 of ComfyUI while it makes a long video, again and again; the file must come out the same.
 
 Every kill is aimed at a phase: where ComfyUI is, is seen from outside, by its progress messages and by what lies in the job's folder.
-What is found afterwards says whether it was hit; a miss is told and counts for nothing but the check of the file.
+What is found afterwards says whether it was hit; a miss is reported and counts for nothing but the check of the file.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Progress:
             async with aiohttp.ClientSession() as session, session.ws_connect(f"ws://127.0.0.1:{port}/ws?clientId={self.client}") as socket:
                 self._ready.set()
                 async for message in socket:
-                    if message.type == aiohttp.WSMsgType.TEXT and (told := json.loads(message.data))["type"] == "progress":
-                        self.steps = told["data"]["value"] if told["data"]["max"] == CLIPS * STEPS else self.steps
+                    if message.type == aiohttp.WSMsgType.TEXT and (data := json.loads(message.data))["type"] == "progress":
+                        self.steps = data["data"]["value"] if data["data"]["max"] == CLIPS * STEPS else self.steps
         except aiohttp.ClientError:
             self._ready.set()  # it was killed
 
@@ -123,10 +123,10 @@ def kills(
             if aimed is None:
                 whole, _ = finish(server, "whole/a")
             else:
-                made, told = finish(server, f"again/{number}")
+                made, item = finish(server, f"again/{number}")
                 kept = f"{aimed[3]} clips were finished before" if aimed[3] else "all clips made now"
                 left = os.listdir(base / "output" / "multitalk_jobs")
-                kill = Kill(seed + number - 1, *aimed, same=made == whole, resumed=kept in told and not left)
+                kill = Kill(seed + number - 1, *aimed, same=made == whole, resumed=kept in item and not left)
                 done.append(kill)
                 report(kill)
             if number < count:

@@ -85,7 +85,7 @@ def request_of(options: argparse.Namespace) -> Request:
     try:
         return Request(audio=[Voice(audio=file, box=box) for file, box in zip(options.audio, boxes, strict=True)], **given)
     except ValidationError as error:
-        lines = [f"--{'-'.join(map(str, told['loc'])).replace('_', '-')}: {told['msg']}" for told in error.errors()]
+        lines = [f"--{'-'.join(map(str, item['loc'])).replace('_', '-')}: {item['msg']}" for item in error.errors()]
         print("multitalk_client: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(2) from error
 

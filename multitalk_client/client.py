@@ -29,7 +29,7 @@ SILENT_DEATH = 1.5 * HEARTBEAT + 1  # seconds after which a ComfyUI that went wi
 PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds before the websocket is opened again
 ANOTHER = "Under this job's name something else was asked for before. Take another name."
 
-Told = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Made:
 
 @dataclass
 class _Watch:
-    """One prompt that is waited for: what the websocket has seen, and whom progress is told."""
+    """One prompt that is waited for: what the websocket has seen, and who listens to its progress."""
 
     number: str
-    told: list[Told]
+    listeners: list[OnProgress]
     listener: str = field(default_factory=lambda: uuid.uuid4().hex)
     wake: asyncio.Event = field(default_factory=asyncio.Event)  # something has ended
     open: bool = False  # the socket is
@@ -56,8 +56,8 @@ class _Watch:
 
     def tell(self, progress: Progress) -> None:
         """Callbacks run by themselves: asyncio logs what goes wrong in them, and the video goes on."""
-        for told in self.told:
-            asyncio.get_running_loop().call_soon(told, progress)
+        for listener in self.listeners:
+            asyncio.get_running_loop().call_soon(listener, progress)
 
 
 @dataclass
@@ -85,7 +85,7 @@ class AsyncClient(Comfy):
         *,
         job: str | None = None,
         timeout: float = 3600.0,
-        progress: Told | None = None,
+        progress: OnProgress | None = None,
     ) -> Path:
         """The whole of it: upload, queue, wait, download.
 
@@ -114,7 +114,7 @@ class AsyncClient(Comfy):
         files: Sequence[Path] = (),
         folder: str = SUBFOLDER,
         timeout: float = 3600.0,
-        progress: Told | None = None,
+        progress: OnProgress | None = None,
     ) -> Made:
         """Queues a prompt that saves a video, waits and downloads; otherwise as `generate`.
 
@@ -123,7 +123,9 @@ class AsyncClient(Comfy):
         """
         return await _within(timeout, self._make(prompt, place_for(out), job, files, folder, progress))
 
-    async def _make(self, graph: Prompt, out: Path, job: str | None, files: Sequence[Path], folder: str, progress: Told | None) -> Made:
+    async def _make(
+        self, graph: Prompt, out: Path, job: str | None, files: Sequence[Path], folder: str, progress: OnProgress | None
+    ) -> Made:
         number = id_of(job) if job else id_of(graph)
 
         async def again() -> None:
@@ -138,7 +140,7 @@ class AsyncClient(Comfy):
         return Made(await self.download(output, out), output, entry)
 
     async def run(
-        self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: Told | None = None
+        self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: OnProgress | None = None
     ) -> list[Output]:
         """Queues a prompt and waits until it has ended; the files it saved.
 
@@ -153,7 +155,7 @@ class AsyncClient(Comfy):
         return {file: await self.upload(file, folder) for file in files}
 
     async def _run(
-        self, prompt: Prompt, number: str, again: Callable[[], Awaitable[None]] | None, progress: Told | None
+        self, prompt: Prompt, number: str, again: Callable[[], Awaitable[None]] | None, progress: OnProgress | None
     ) -> tuple[Mapping[str, Any], bool]:
         """The history's entry of a prompt that ended well, and whether it ran for us.
 
@@ -166,14 +168,14 @@ class AsyncClient(Comfy):
         elif not is_same(prompt, shared.prompt):
             raise BadRequest(ANOTHER)
         shared.callers += 1
-        told = [progress] if progress else []
-        shared.watch.told += told
+        listeners = [progress] if progress else []
+        shared.watch.listeners += listeners
         try:
             return await asyncio.shield(shared.task), shared.watch.ours
         finally:
             shared.callers -= 1
-            for one in told:
-                shared.watch.told.remove(one)
+            for listener in listeners:
+                shared.watch.listeners.remove(listener)
             if not shared.callers:
                 self._shared.pop(number, None)
                 shared.task.cancel()

@@ -22,7 +22,7 @@ from .queue import Output
 SERVER = "http://127.0.0.1:8188"
 SUBFOLDER = "multitalk_client"  # of ComfyUI's input folder
 PATIENCE = 60.0  # seconds that ComfyUI may be gone, once it has answered; it starts in 15 to 40
-FIRST = 5.0  # seconds that it gets to answer for the first time: a wrong address is told at once
+FIRST = 5.0  # seconds that it gets to answer for the first time: a wrong address is reported at once
 CANCEL_LIMIT = 15.0  # seconds that an interrupted node gets to stop
 CONNECT, SILENCE = 3.0, 60.0  # seconds for a connection, its name looked up, and for the next bytes of an answer
 BUSY = {429, 502, 503, 504, *range(520, 531)}  # what a proxy or a tunnel says while ComfyUI is not there
@@ -172,7 +172,7 @@ class Comfy:
 
     async def model_files(self) -> dict[str, dict[str, int]]:
         """What lies in ComfyUI's model folders: by folder, by name, its bytes."""
-        folders = [told["name"] for told in await self.ask("GET", "/experiment/models", kind=list)]
+        folders = [item["name"] for item in await self.ask("GET", "/experiment/models", kind=list)]
         listed = {folder: await self.ask("GET", f"/experiment/models/{folder}", kind=list) for folder in folders}
         return {folder: {file["name"]: file.get("size", 0) for file in files} for folder, files in listed.items()}
 

@@ -46,18 +46,18 @@ class Refused(ClientError):
 
     def __str__(self) -> str:
         lines = [f"ComfyUI refused the prompt: {_told(self.error)}" if self.error else "ComfyUI refused parts of the prompt"]
-        for node, told in self.node_errors.items():
-            lines += [f"  node {node} ({told.get('class_type', '?')}): {_told(reason)}" for reason in told.get("errors", ())]
+        for node, item in self.node_errors.items():
+            lines += [f"  node {node} ({item.get('class_type', '?')}): {_told(reason)}" for reason in item.get("errors", ())]
         return "\n".join(lines)
 
     @property
     def details(self) -> dict[str, Any]:
         """Without what ComfyUI adds for developers: lists of files, and stack traces."""
-        told = {
+        data = {
             node: {"class_type": str(found.get("class_type")), "errors": [_short(error) for error in found.get("errors", ())]}
             for node, found in self.node_errors.items()
         }
-        return {"node_errors": told}
+        return {"node_errors": data}
 
 
 class NodeFailed(ClientError):
@@ -69,12 +69,12 @@ class NodeFailed(ClientError):
         super().__init__(message)
         self.node, self.node_type = str(message.get("node_id")), str(message.get("node_type"))
         self.exception = str(message.get("exception_type"))
-        self.told = str(message.get("exception_message", "")).strip()
-        if "OutOfMemory" in self.exception or self.exception == "MemoryError" or "out of memory" in self.told.lower():
+        self.message = str(message.get("exception_message", "")).strip()
+        if "OutOfMemory" in self.exception or self.exception == "MemoryError" or "out of memory" in self.message.lower():
             self.code = "out_of_memory"
 
     def __str__(self) -> str:
-        return f"{self.node_type} (node {self.node}) failed: {self.told}"
+        return f"{self.node_type} (node {self.node}) failed: {self.message}"
 
     @property
     def details(self) -> dict[str, Any]:
@@ -111,5 +111,5 @@ def _short(error: Mapping[str, Any]) -> dict[str, str]:
 
 def _told(error: Mapping[str, Any]) -> str:
     """ "message (details)" of one of ComfyUI's error records."""
-    told = str(error.get("message") or error.get("type") or "without a reason")
-    return f"{told} ({error['details']})" if error.get("details") else told
+    text = str(error.get("message") or error.get("type") or "without a reason")
+    return f"{text} ({error['details']})" if error.get("details") else text

@@ -79,11 +79,11 @@ def outputs_of(entry: Mapping[str, Any]) -> list[Output]:
         Interrupted: somebody stopped it.
     """
     status = entry.get("status") or {}
-    told = {name: message for name, message in status.get("messages") or ()}
-    if "execution_error" in told:
-        raise NodeFailed(told["execution_error"])
-    if "execution_interrupted" in told:
-        at = told["execution_interrupted"]
+    data = {name: message for name, message in status.get("messages") or ()}
+    if "execution_error" in data:
+        raise NodeFailed(data["execution_error"])
+    if "execution_interrupted" in data:
+        at = data["execution_interrupted"]
         raise Interrupted(f"Somebody interrupted the prompt, at {at.get('node_type')} (node {at.get('node_id')}).")
     if not is_success(entry):
         raise Interrupted(f"The prompt ended without a result: {json.dumps(status)[:300]}")
@@ -109,7 +109,7 @@ def reports_of(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def seconds_of(entry: Mapping[str, Any]) -> float | None:
     """How long a prompt ran, by ComfyUI's clock; None if its history does not say."""
-    at = {name: told.get("timestamp") for name, told in (entry.get("status") or {}).get("messages") or () if isinstance(told, Mapping)}
+    at = {name: item.get("timestamp") for name, item in (entry.get("status") or {}).get("messages") or () if isinstance(item, Mapping)}
     began, ended = at.get("execution_start"), at.get("execution_success")
     return None if began is None or ended is None else (ended - began) / 1000
 
@@ -130,10 +130,10 @@ def video_of(outputs: Sequence[Output]) -> Output:
 def event_of(message: str) -> tuple[str, Mapping[str, Any]]:
     """Kind and content of a text message, ("", {}) if it is none of ComfyUI's: other packs may send what they like."""
     try:
-        told = json.loads(message)
+        data = json.loads(message)
     except ValueError:
         return "", {}
-    kind, content = (told.get("type"), told.get("data")) if isinstance(told, Mapping) else ("", {})
+    kind, content = (data.get("type"), data.get("data")) if isinstance(data, Mapping) else ("", {})
     return (kind, content) if isinstance(kind, str) and isinstance(content, Mapping) else ("", {})
 
 

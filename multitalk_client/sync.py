@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .client import AsyncClient, Made, Told
+from .client import AsyncClient, Made, OnProgress
 from .comfy import CANCEL_LIMIT, SERVER, SUBFOLDER, Result
 from .queue import Output
 from .request import Request
@@ -55,7 +55,7 @@ class Client:
         *,
         job: str | None = None,
         timeout: float = 3600.0,
-        progress: Told | None = None,
+        progress: OnProgress | None = None,
     ) -> Path:
         return self._wait(self._client.generate(request, out, template, job=job, timeout=timeout, progress=progress))
 
@@ -68,11 +68,13 @@ class Client:
         files: Sequence[Path] = (),
         folder: str = SUBFOLDER,
         timeout: float = 3600.0,
-        progress: Told | None = None,
+        progress: OnProgress | None = None,
     ) -> Made:
         return self._wait(self._client.make(prompt, out, job=job, files=files, folder=folder, timeout=timeout, progress=progress))
 
-    def run(self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: Told | None = None) -> list[Output]:
+    def run(
+        self, prompt: Prompt, prompt_id: str | None = None, *, timeout: float = 3600.0, progress: OnProgress | None = None
+    ) -> list[Output]:
         return self._wait(self._client.run(prompt, prompt_id, timeout=timeout, progress=progress))
 
     def upload(self, file: Path | str, folder: str = SUBFOLDER) -> str:

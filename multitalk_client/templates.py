@@ -103,7 +103,7 @@ class Template:
 
     def _texts(self, graph: Prompt, field: str) -> list[tuple[dict[str, Any], str]]:
         """Where the text is that a maker's conditioning is made of."""
-        encoders = {node for node, told in graph.items() if "text" in told["inputs"]}
+        encoders = {node for node, item in graph.items() if "text" in item["inputs"]}
         linked = {side: [node for node in _linked(graph, MAKERS, name) if node in encoders] for side, name in PROMPTS.items()}
         if set(linked["prompt"]) & set(linked["negative_prompt"]):
             raise BadRequest(f"In the template '{self.name}' one text is both prompt and negative prompt; give each its own text encoder.")

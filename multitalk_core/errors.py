@@ -40,4 +40,4 @@ class DiskFullError(JobError):
 
 
 class SpeakerError(MultiTalkError, ValueError):
-    """The speakers cannot be told apart; the message names the speaker (counted from 1) and what to change."""
+    """The speakers cannot be distinguished; the message names the speaker (counted from 1) and what to change."""

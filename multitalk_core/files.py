@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def checksum(file: Path, told: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a whole file; `told` hears how many bytes were read, and may raise to break it off."""
+def checksum(file: Path, on_progress: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a whole file; `on_progress` is called with the bytes read so far, and may raise to stop."""
     hashed, done = hashlib.sha256(), 0
     with file.open("rb") as stream:
         while block := stream.read(2**20):
             hashed.update(block)
             done += len(block)
-            if told:
-                told(done)
+            if on_progress:
+                on_progress(done)
     return hashed.hexdigest()
 
 

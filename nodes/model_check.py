@@ -55,8 +55,8 @@ class MultiTalkModelCheck(Node):
     def execute(cls, deep, size, seconds):
         checked = check_models(model_places(), deep, interruptible_bar() if deep else None, from_comfy=True)
         facts = as_text(diagnose(checked, size, seconds))
-        told = json.dumps(checked.told())
-        return io.NodeOutput(checked.table(), told, facts, ui=ui.PreviewText(f"{checked.table()}\n\n{facts}"))
+        text = json.dumps(checked.as_json())
+        return io.NodeOutput(checked.table(), text, facts, ui=ui.PreviewText(f"{checked.table()}\n\n{facts}"))
 
 
 NODES = [MultiTalkModelCheck]

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..multitalk_core.audio.sound import all_channels, playable, sound_of
 from ..multitalk_core.errors import SpeakerError
-from ..multitalk_core.people.casting import Place, everyone, parse_places, take_places
+from ..multitalk_core.people.casting import DrawnBox, everyone, parse_boxes, take_boxes
 from ..multitalk_core.people.dialogue import MODES, dialogue
 from ..multitalk_core.people.places import faces_of, mask_box, parse_box
 from ..multitalk_core.people.speakers import Speaker, source_masks
@@ -179,9 +179,9 @@ class MultiTalkSpeakerBoxes(Node):
     @classmethod
     def execute(cls, image, boxes, speakers, faces=None, bbox_format="auto", **too_many):
         height, width = image.shape[1:3]
-        places = parse_places(boxes) or [Place(box) for box in ([] if faces is None else faces_of(faces, (height, width), bbox_format))]
+        places = parse_boxes(boxes) or [DrawnBox(box) for box in ([] if faces is None else faces_of(faces, (height, width), bbox_format))]
         connected = everyone(inputs.people(speakers, too_many))
-        people = take_places(connected, places)
+        people = take_boxes(connected, places)
         if not people:
             raise SpeakerError("No box is drawn, no face was found, and no speaker is connected. Draw a box over each face.")
         masks = source_masks(people, height, width)

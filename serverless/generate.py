@@ -37,7 +37,7 @@ NOTE = "Real MultiTalk inference"  # older clients look for it
 OTHER = "A workflow without MultiTalk"
 SEEDS = ("seed", "noise_seed")
 
-Told = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 class Generator:
@@ -48,13 +48,13 @@ class Generator:
         self._bucket = Bucket(settings.storage)
 
     async def video(
-        self, client: AsyncClient, job: str, asked: Generate | Workflow, told: Told | None = None, together: int = 1
+        self, client: AsyncClient, job: str, asked: Generate | Workflow, on_progress: OnProgress | None = None, together: int = 1
     ) -> dict[str, Any]:
         """The job's answer.
 
         Args:
             job: its name; whoever asks under it again gets the same video.
-            told: is called with every word of progress.
+            on_progress: is called with every word of progress.
             together: videos that go into one answer.
         Raises:
             JobError, ClientError: what went wrong.
@@ -78,7 +78,7 @@ class Generator:
                         files=prepared.files,
                         folder=folder,
                         timeout=self._settings.seconds,
-                        progress=told,
+                        progress=on_progress,
                     )
                 file, video, notes = await self._finished(made, asked, timings)
                 info = _info(made, prepared.graph, video, [*notes, *prepared.notes], timings)
@@ -94,7 +94,7 @@ class Generator:
         return {"video": answer, "video_info": info | {"timings": dict(timings)}}
 
     def _form(self, asked: Delivery) -> str:
-        """How the video is handed over; what cannot be is told before it is made."""
+        """How the video is handed over; what is not possible is refused before it is made."""
         form = asked.output_format or ("s3" if self._settings.storage.bucket or asked.s3_output_key else "base64")
         if form != "base64" and not self._settings.storage.bucket:
             raise JobError(f"output_format {form} needs a bucket: set AWS_S3_BUCKET_NAME on the endpoint.", "storage_not_configured")
@@ -170,13 +170,13 @@ class Generator:
 def _inside(file: Path, limit: int) -> str:
     """A video as base64."""
     if (length := file.stat().st_size) > limit:
-        told = f"The video has {length} bytes, and there is room for {limit} in the answer. Ask for output_format s3 or url."
-        raise JobError(told, "output_too_large", bytes=length)
+        text = f"The video has {length} bytes, and there is room for {limit} in the answer. Ask for output_format s3 or url."
+        raise JobError(text, "output_too_large", bytes=length)
     return base64.b64encode(file.read_bytes()).decode()
 
 
 def _info(made: Made, graph: Prompt, video: Video, notes: Sequence[str], timings: Timings) -> dict[str, Any]:
-    """What is told of a video."""
+    """What the answer says about a video."""
     if (seconds := seconds_of(made.entry)) is not None:
         timings["comfyui"] = seconds
     shape = next((report.get("audio_features") for report in reports_of(made.entry)), None)

@@ -106,11 +106,11 @@ class Worker:
             results.append(await self._answered(lambda given=given, one=one: self._do("generate", one, given, job, len(batch))))
         if not (failed := [result for result in results if "error" in result]):
             return {"results": results}
-        told = f"{len(failed)} of {len(results)} videos were not made; the first because {failed[0]['error']}"
-        return JobError(told, "batch_failed", results=results).reply()
+        text = f"{len(failed)} of {len(results)} videos were not made; the first because {failed[0]['error']}"
+        return JobError(text, "batch_failed", results=results).reply()
 
     async def _answered(self, work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """The work's answer, or what is told of its failure; both within the job's seconds."""
+        """The work's answer, or what the answer says about its failure; both within the job's seconds."""
         try:
             return await asyncio.wait_for(work(), self.settings.seconds)
         except JobError as error:
@@ -165,26 +165,26 @@ class Worker:
     async def _model_check(self, client: AsyncClient, job: str, deep: bool) -> dict[str, Any]:
         state = await models.look(client, Template.load(self.settings.template).graph)
         found = {name: {"file": file, "available": name not in state.missing} for name, file in state.needed.items()}
-        told = {"status": "success", "complete": state.complete, "models": found, "nodes_missing": state.missing_nodes}
-        return told | {"model_info": {"models_available": state.available}, "details": await models.details(client, job, deep)}
+        data = {"status": "success", "complete": state.complete, "models": found, "nodes_missing": state.missing_nodes}
+        return data | {"model_info": {"models_available": state.available}, "details": await models.details(client, job, deep)}
 
     def _teller(self, job: Mapping[str, Any]) -> Callable[[Progress], None] | None:
         if self._update is None:
             return None
         update, last = self._update, [0.0]
 
-        def told(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             now = asyncio.get_running_loop().time()
             if now - last[0] >= BETWEEN:
                 last[0] = now
                 update(job, {"state": progress.state, "text": progress.text, "done": progress.done, "of": progress.of})
 
-        return told
+        return on_progress
 
 
 def _is_full(error: BaseException | None) -> bool:
     """Whether a disk without space is behind it: the worker's, or ComfyUI's, of which the exception's type and message are left."""
-    if isinstance(error, NodeFailed) and (error.exception == "DiskFullError" or any(words in error.told for words in FULL)):
+    if isinstance(error, NodeFailed) and (error.exception == "DiskFullError" or any(words in error.message for words in FULL)):
         return True
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

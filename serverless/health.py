@@ -53,20 +53,20 @@ class Health:
         self.port = self._runner.addresses[0][1]
 
     async def _health(self, request: web.Request) -> web.Response:
-        return await self._told(lambda told: True)
+        return await self._told(lambda given: True)
 
     async def _ready(self, request: web.Request) -> web.Response:
-        return await self._told(lambda told: told["multitalk_available"])
+        return await self._told(lambda given: given["multitalk_available"])
 
     async def _told(self, is_good) -> web.Response:
         settings = self._worker.settings
         try:
             async with AsyncClient(settings.comfyui, patience=SHORT_PATIENCE) as client:
-                told = await asyncio.wait_for(self._worker.health(client), 2 * SHORT_PATIENCE)
+                found = await asyncio.wait_for(self._worker.health(client), 2 * SHORT_PATIENCE)
         except (ClientError, JobError, asyncio.TimeoutError) as error:
             why = {"status": "unhealthy", "error": getattr(error, "code", "comfyui_unreachable")}
             return web.json_response(why | {"version": settings.version, "commit": settings.commit}, status=503)
-        return web.json_response(told, status=200 if is_good(told) else 503)
+        return web.json_response(found, status=200 if is_good(found) else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._worker.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

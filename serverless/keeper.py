@@ -27,8 +27,8 @@ class Keeper:
     """A process, from `start` to `stop`.
 
     Args:
-        died: is told each time that it ended by itself.
-        given_up: is told when it has died at once so often that another start would help nobody.
+        died: called each time that it ended by itself.
+        given_up: called when it has died at once so often that another start would help nobody.
     """
 
     def __init__(self, command: Sequence[str], died: Callable[[], None], given_up: Callable[[], None]) -> None:
@@ -79,7 +79,7 @@ class Keeper:
             self._process = process
             words = [sys.executable, "-I", "-S", str(WATCHER), str(process.pid), str(os.getpid()), str(STOP)]
             watcher = subprocess.Popen(words, env={}, stdin=subprocess.DEVNULL, start_new_session=True)
-            if self._stopping.is_set():  # it was started while we were told to stop
+            if self._stopping.is_set():  # it was started while we were asked to stop
                 _signal(process, signal.SIGKILL)
             for line in process.stdout:
                 if line.strip():

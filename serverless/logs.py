@@ -51,22 +51,22 @@ class JsonLines(logging.Formatter):
         self._redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {
+        data: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
         if job.get():
-            told["job"] = job.get()
-        told |= {name: value for name, value in vars(record).items() if name not in PLAIN}
+            data["job"] = job.get()
+        data |= {name: value for name, value in vars(record).items() if name not in PLAIN}
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return self._redact(json.dumps(told, ensure_ascii=False, default=str))
+            data["exception"] = self.formatException(record.exc_info)
+        return self._redact(json.dumps(data, ensure_ascii=False, default=str))
 
 
 class Redacted:
-    """A stream for what others print: the SDK prints whole jobs and answers when it is told to say much."""
+    """A stream for what others print: the SDK prints whole jobs and answers when it is set to say much."""
 
     def __init__(self, stream: TextIO, redact: Redactor) -> None:
         self._stream, self._redact = stream, redact

@@ -58,15 +58,15 @@ class State:
     def expect_complete(self) -> None:
         """Raises JobError for what is not there, in words that older clients know."""
         if self.missing_nodes:
-            told = f"ComfyUI has no node {', '.join(self.missing_nodes)}: is the MultiTalk pack installed?"
+            text = f"ComfyUI has no node {', '.join(self.missing_nodes)}: is the MultiTalk pack installed?"
             raise JobError(
-                f"Nodes not initialized - MeiGen-MultiTalk components required. {told}", "nodes_missing", nodes=self.missing_nodes
+                f"Nodes not initialized - MeiGen-MultiTalk components required. {text}", "nodes_missing", nodes=self.missing_nodes
             )
         if self.missing:
             audio = "audio " if set(self.missing) <= {"wav2vec", "multitalk"} else ""
             files = {name: self.needed[name] for name in self.missing}
-            told = ", ".join(f"{name} ({file})" for name, file in files.items())
-            raise JobError(f"Required MeiGen-MultiTalk {audio}components missing: {told}.", "models_missing", files=files)
+            text = ", ".join(f"{name} ({file})" for name, file in files.items())
+            raise JobError(f"Required MeiGen-MultiTalk {audio}components missing: {text}.", "models_missing", files=files)
 
     def expect_loaded(self) -> None:
         """Raises JobError if what is there does not load."""
@@ -142,15 +142,15 @@ async def details(client: AsyncClient, job: str, deep: bool) -> dict[str, Any]:
         return {}
     prompt = {
         "check": {"class_type": CHECK, "inputs": {"deep": deep, "size": "multitalk-480", "seconds": 10.0}},
-        "told": {"class_type": SHOW, "inputs": {"source": ["check", 1]}},
+        "report": {"class_type": SHOW, "inputs": {"source": ["check", 1]}},
         "facts": {"class_type": SHOW, "inputs": {"source": ["check", 2]}},
     }
     number, seconds = id_of("model_check", job), DEEP_SECONDS if deep else SECONDS
     try:
         await client.run(prompt, number, timeout=seconds)
         _, entry = await client.look(number)
-        told, facts = ("".join(entry["outputs"][name]["text"]) for name in ("told", "facts"))
-        return json.loads(told) | {"diagnostics": facts.splitlines()}
+        item, facts = ("".join(entry["outputs"][name]["text"]) for name in ("report", "facts"))
+        return json.loads(item) | {"diagnostics": facts.splitlines()}
     except DeadlineExceeded:  # what was found without it is an answer, too
         return {"error": f"ComfyUI did not end the check within {seconds:g} s: most often it is busy with a video. Ask again later."}
     except ClientError as error:
@@ -177,7 +177,7 @@ def _sources(graph: Prompt, number: str) -> Prompt:
     return found
 
 
-def _choices(told: Mapping[str, Any], name: str) -> list[Any]:
+def _choices(given: Mapping[str, Any], name: str) -> list[Any]:
     """What a loader's input can be, in either of the two forms that ComfyUI has for it."""
-    kind, *more = told["input"].get("required", {}).get(name) or told["input"].get("optional", {}).get(name) or [[]]
+    kind, *more = given["input"].get("required", {}).get(name) or given["input"].get("optional", {}).get(name) or [[]]
     return kind if isinstance(kind, list) else (more[0] if more else {}).get("options", [])

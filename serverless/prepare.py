@@ -47,8 +47,8 @@ def template_of(asked: Generate, settings: Settings) -> Template:
     if turbo:
         name += "_turbo"
     if name not in there:
-        code, told = ("turbo_not_available", "; leave turbo out") if asked.turbo else ("template_not_found", "")
-        raise JobError(f"There is no template '{name}'{told}.", code, templates=there)
+        code, item = ("turbo_not_available", "; leave turbo out") if asked.turbo else ("template_not_found", "")
+        raise JobError(f"There is no template '{name}'{item}.", code, templates=there)
     return Template.load(name)
 
 

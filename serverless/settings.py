@@ -1,4 +1,4 @@
-"""What the worker is told by environment variables. An empty one is as if it were not set."""
+"""The worker's settings, from environment variables. An empty one is as if it were not set."""
 
 from __future__ import annotations
 

@@ -85,13 +85,13 @@ class Bucket:
             self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=begun["UploadId"])
 
     def find(self, name: str, job: str) -> dict[str, Any] | None:
-        """What `upload` was told of a video that the same job has left there before; None if there is none."""
+        """What `upload` stored about a video that the same job left there before; None if there is none."""
         bucket, key = self.place_of(name)
         try:
             with self._told("read", key):
                 kept = self._client.head_object(Bucket=bucket, Key=key)["Metadata"]
         except JobError as error:
-            if error.code in ("input_not_found", "storage_denied"):  # who may not list is told "denied" of what is not there
+            if error.code in ("input_not_found", "storage_denied"):  # who may not list gets "denied" for what is not there
                 return None
             raise
         return json.loads(base64.b64decode(kept[INFO])) if kept.get(JOB) == job and INFO in kept else None
@@ -101,11 +101,11 @@ class Bucket:
 
         Args:
             job: whose it is, for `find`.
-            info: what is told of it, as JSON can hold it.
+            info: about the video, as JSON can hold it.
         """
         bucket, key = self.place_of(name)
-        told = base64.b64encode(json.dumps(info).encode()).decode()
-        kept = {JOB: job, INFO: told} if len(told) < LONGEST_INFO else {}
+        text = base64.b64encode(json.dumps(info).encode()).decode()
+        kept = {JOB: job, INFO: text} if len(text) < LONGEST_INFO else {}
         more = {"ContentType": VIDEO_TYPES.get(file.suffix, "application/octet-stream"), "Metadata": kept}
         with self._told("write", key):
             self._client.upload_file(str(file), bucket, key, ExtraArgs=more)
@@ -173,9 +173,9 @@ def _explained(error: BaseException, doing: str, key: str) -> JobError:
     code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
     said = {code, *re.findall(r"\((\w+)\)", str(error))}  # of an upload in parts only the text is left
     if said & DENIED:
-        told = f"The bucket refuses to {doing} '{key}': check the endpoint's keys and their rights."
-        told += " Without the right s3:ListBucket it also says so of what is not there." if doing == "read" else ""
-        return JobError(told, "storage_denied", key=key)
+        text = f"The bucket refuses to {doing} '{key}': check the endpoint's keys and their rights."
+        text += " Without the right s3:ListBucket it also says so of what is not there." if doing == "read" else ""
+        return JobError(text, "storage_denied", key=key)
     if said & NOT_THERE:
         if doing == "read":
             return JobError(f"'{key}' is not in the bucket.", "input_not_found", key=key)

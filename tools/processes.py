@@ -85,9 +85,9 @@ def leave_on_signals() -> None:
 
 
 @contextmanager
-def _heard(told: Callable[[int], None]) -> Iterator[None]:
-    """While the block runs, the signals that end programs are only told of."""
-    before = {number: signal.signal(number, lambda number, frame: told(number)) for number in _not_ignored()}
+def _heard(on_progress: Callable[[int], None]) -> Iterator[None]:
+    """While the block runs, the signals that end programs are only reported."""
+    before = {number: signal.signal(number, lambda number, frame: on_progress(number)) for number in _not_ignored()}
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 // Pictures of finished clips on the node MultiTalk Long Video, in an element of our own.
 //
 // While the editor holds a preview of a node, it plays that in place of the node's video, and when it lets go of previews differs
-// between its versions (1.58 misses it where two messages arrive between two frames). So it is not told of those of these nodes.
+// between its versions (1.58 misses it where two messages arrive between two frames). So these nodes' previews are kept from it.
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"

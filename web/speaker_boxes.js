@@ -47,7 +47,7 @@ function parse(text) {
     try {
         places = JSON.parse(text)
     } catch {
-        // told below, as what is no list
+        // reported below, as what is no list
     }
     const wrong = Array.isArray(places) ? places.findIndex((place) => !isPlace(place)) : 0
     if (wrong < 0) return { places, error: "" }

@@ -161,9 +161,9 @@ async def timing(request):
         timed(comfy.samplers.CFGGuider, "sample", "denoise")
         timed(listening.Wav2Vec2, "encode", "listening")
         timed(VideoFromComponents, "save_to", "video encode")
-    told = dict(spent)
+    counted = dict(spent)
     spent.clear()
-    return web.json_response(told)
+    return web.json_response(counted)
 
 NODE_CLASS_MAPPINGS = {}
 """

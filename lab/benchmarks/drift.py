@@ -49,7 +49,7 @@ def main() -> int:
     for number, speakers, family, colour in kinds:
         made = measure(number, speakers, family, colour, options)
         found["videos"].append(made)
-        print(told(made), flush=True)
+        print(in_words(made), flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.plot:
@@ -112,7 +112,7 @@ def ends(file: Path, boxes: list[Any], energies: Any) -> dict[str, list[float]]:
     }
 
 
-def told(made: dict[str, Any]) -> str:
+def in_words(made: dict[str, Any]) -> str:
     """A line for one video."""
 
     def mean(values: list[float]) -> float:

@@ -42,7 +42,7 @@ def main() -> int:
     options = parse(sys.argv[1:])
     if options.read:
         found = json.loads(options.read.read_text(encoding="utf-8"))
-        print(*map(told, found["runs"]), sep="\n")
+        print(*map(in_words, found["runs"]), sep="\n")
         plot_if_asked(options, found)
         return 0
     from .begin import begin
@@ -59,7 +59,7 @@ def main() -> int:
             again = launched("lab.benchmarks.long_video", "--steps", str(options.steps), "--one", str(seconds), encoder)
             made = json.loads(subprocess.run(again, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
             found["runs"].append(made)
-            print(told(made), flush=True)
+            print(in_words(made), flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     plot_if_asked(options, found)
@@ -164,7 +164,7 @@ def prepare(seconds: int, encoder: str, steps: int, family: str = "multitalk") -
     return replace(video, backend=backend), backend
 
 
-def told(run: dict[str, Any]) -> str:
+def in_words(run: dict[str, Any]) -> str:
     """A line for one video."""
     clips = run["clips"]
     beside = statistics.median(1 - clip["model_seconds"] / clip["seconds"] for clip in clips)

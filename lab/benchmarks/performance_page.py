@@ -85,41 +85,41 @@ def _reach(cpu: Found, gpu: Found) -> str:
     aims: list[tuple[str, str, str, bool | None]] = []
     for speakers, most in ((1, 1.10), (2, 1.12), (4, 1.16)):
         by_operations, timed = _row(counted, "ours", speakers), _row(large, "ours", speakers)
-        told = _ratio(timed)
+        text = _ratio(timed)
         if by_operations:
-            told += f"; {by_operations['operations']:.3f} by operations, {_modelled(by_operations)} modelled"
+            text += f"; {by_operations['operations']:.3f} by operations, {_modelled(by_operations)} modelled"
         met = timed["ratio"] <= most if timed else None
-        aims.append((f"a step over the bare one at 480p, {_speakers(speakers)}, on a GPU", f"≤ {most:.2f}", told, met))
+        aims.append((f"a step over the bare one at 480p, {_speakers(speakers)}, on a GPU", f"≤ {most:.2f}", text, met))
     row = _row(small, "ours", 2)
     size = "on a CPU at dim 1024, 8 heads, 6×15×26 tokens"
     aims.append((f"the same, 2 speakers, {size}", "≤ 1.18", _ratio(row), row["ratio"] <= 1.18 if row else None))
     memory = [(_row(rows, "ours", 2) or {}).get("peak_memory") for rows in (counted, large)]
     counted_memory = f"{_more(memory[0])} counted" if memory[0] else NOT_MEASURED
-    told = f"{counted_memory}; on a GPU {_more(memory[1])}"
+    text = f"{counted_memory}; on a GPU {_more(memory[1])}"
     known = [ratio for ratio in memory if ratio]
     met = max(known) <= 1.05 if known else None
-    aims.append(("extra peak memory of a step beside the weights, 2 speakers, 480p", "≤ 5 %", told, met))
-    told = _evaluations(cpu)
-    met = told == "1 · 2 · 3" if cpu else None
-    aims.append(("evaluations a step: text 1 and audio 1 · text 1, audio above · both above", "1 · 2 · 3", told, met))
-    told = f"{clip['a_second_of_video']:.1f} ({gpu['clips']['device']})" if clip else NOT_MEASURED
+    aims.append(("extra peak memory of a step beside the weights, 2 speakers, 480p", "≤ 5 %", text, met))
+    text = _evaluations(cpu)
+    met = text == "1 · 2 · 3" if cpu else None
+    aims.append(("evaluations a step: text 1 and audio 1 · text 1, audio above · both above", "1 · 2 · 3", text, met))
+    text = f"{clip['a_second_of_video']:.1f} ({gpu['clips']['device']})" if clip else NOT_MEASURED
     met = clip["a_second_of_video"] <= 6 if clip else None
-    aims.append(("480p, two speakers, InfiniteTalk with 9 motion frames, 4 steps, H200: seconds a second of video", "≤ 6", told, met))
+    aims.append(("480p, two speakers, InfiniteTalk with 9 motion frames, 4 steps, H200: seconds a second of video", "≤ 6", text, met))
     listened = _part(cpu, "listening", [])
     for entry in listened:
-        told = f"{entry['times_real_time']:.1f}; {entry['mb']:.0f} MB beside the voice (at most {entry['mb_most']:.0f})"
+        text = f"{entry['times_real_time']:.1f}; {entry['mb']:.0f} MB beside the voice (at most {entry['mb_most']:.0f})"
         met = entry["times_real_time"] >= 5
-        aims.append((f"embeddings of {_minutes(entry['seconds'])} on 2 cores: times real time", "≥ 5, the same memory", told, met))
-    told = f"{hour['together']:.2f} s" if hour else NOT_MEASURED
-    aims.append(("masks, plan, windows and tokens of an hour", "≤ 1 s", told, hour["together"] <= 1 if hour else None))
-    told = f"{imported['seconds']:.2f} s" if imported else NOT_MEASURED
+        aims.append((f"embeddings of {_minutes(entry['seconds'])} on 2 cores: times real time", "≥ 5, the same memory", text, met))
+    text = f"{hour['together']:.2f} s" if hour else NOT_MEASURED
+    aims.append(("masks, plan, windows and tokens of an hour", "≤ 1 s", text, hour["together"] <= 1 if hour else None))
+    text = f"{imported['seconds']:.2f} s" if imported else NOT_MEASURED
     met = imported["seconds"] <= 0.3 and not imported["lazy"] if imported else None
-    aims.append(("importing the pack into ComfyUI, without transformers and av", "≤ 0.3 s", told, met))
-    told = f"{graph['median']['left']:.2f} s ({graph['least']:.2f}–{graph['most']:.2f})" if graph else NOT_MEASURED
+    aims.append(("importing the pack into ComfyUI, without transformers and av", "≤ 0.3 s", text, met))
+    text = f"{graph['median']['left']:.2f} s ({graph['least']:.2f}–{graph['most']:.2f})" if graph else NOT_MEASURED
     met = graph["median"]["left"] <= 0.2 if graph else None
-    aims.append(("the demo's graph without encoding, denoising and decoding", "≤ 0.2 s", told, met))
+    aims.append(("the demo's graph without encoding, denoising and decoding", "≤ 0.2 s", text, met))
     words = {True: "yes", False: "**no**", None: ""}
-    rows = (f"| {what} | {aim} | {told} | {words[met]} |" for what, aim, told, met in aims)
+    rows = (f"| {what} | {aim} | {item} | {words[met]} |" for what, aim, item, met in aims)
     return "\n".join(["| what | aim | found | met |", "|---|---|---|---|", *rows]) + "\n"
 
 

@@ -271,13 +271,13 @@ def with_progress(records: Iterator[Any], pending: Sequence[Any], before: int, s
     total = sum(len(group.rows) for group in pending)
     work_left = whole = sum(cost(ROWS[row], group.number, scope) for group in pending for row in group.rows)
     print(f"eval-demo: {total} videos to make and measure, {before} measured before", flush=True)
-    began = told = time.monotonic()
+    began = found = time.monotonic()
     for number, record in enumerate(records, start=1):
         yield record
         work_left -= cost(ROWS[record["row"]], record["number"], scope)
         now = time.monotonic()
-        if now - told > SECONDS_BETWEEN_LINES or number == total:
-            told = now
+        if now - found > SECONDS_BETWEEN_LINES or number == total:
+            found = now
             minutes = (now - began) / 60
             left = max(0.0, minutes / (whole - work_left) * work_left)  # sums of floats
             print(f"eval-demo: {number}/{total} videos in {minutes:.1f} min, about {left:.0f} min left", flush=True)

@@ -26,7 +26,7 @@ TRUTH = "truth-"  # before the name of the row whose ground truth it is
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that every video of a row has, and what is told of all of them."""
+    """Something that every video of a row has, and what is said about all of them."""
 
     name: str
     values: Values

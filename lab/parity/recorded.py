@@ -26,8 +26,8 @@ def wan_of(g: Goldens, override: dict[str, dict[str, Any]] | None = None) -> Any
     model = g.params["model"]
     tensors = {key: value for name in model["weights"]["base"] for key, value in g.file(name).items()}
     tensors |= {key: g[reference] for key, reference in (override or {}).items()}
-    told = ("num_heads", "text_dim", "freq_dim", "eps", "qk_norm", "cross_attn_norm")  # what tensors do not tell
-    shape = {key: model["wan"][key] for key in told}
+    lines = ("num_heads", "text_dim", "freq_dim", "eps", "qk_norm", "cross_attn_norm")  # what tensors do not tell
+    shape = {key: model["wan"][key] for key in lines}
     metadata = {"config": json.dumps({"transformer": shape})}
     return comfy.sd.load_diffusion_model_state_dict(tensors, model_options={"dtype": torch.float32}, metadata=metadata)
 

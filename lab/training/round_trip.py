@@ -2,7 +2,7 @@
 
 The real thing takes seconds a clip on a CPU; training on beginnings that several clips left behind needs it many times a step. What the
 VAE gets wrong depends on the picture in a way that neither a linear map nor a small network could tell (they explained 3 % of it), but
-where it is wrong, and how much, can be told: at edges. So errors are drawn that are as large as the real ones.
+where it is wrong, and how much, can be seen: at edges. So errors are drawn that are as large as the real ones.
 """
 
 from __future__ import annotations

@@ -87,12 +87,12 @@ class Stage:
     def __iter__(self) -> Iterator[int]:
         if self.first < self.steps and (not self._history or self._history[-1]["commit"] != commit()):
             self._history.append({"commit": commit(), "first_step": self.first, "steps": self.steps})
-        began = saved = told = time.monotonic()
+        began = saved = found = time.monotonic()
         for step in range(self.first, self.steps):
             yield step
             now = time.monotonic()
-            if now - told > SECONDS_BETWEEN_LINES or step + 1 == self.steps:
-                told = now
+            if now - found > SECONDS_BETWEEN_LINES or step + 1 == self.steps:
+                found = now
                 each = (now - began) / (step + 1 - self.first)
                 figures = " ".join(f"{name} {value:.4f}" for name, value in sorted(self.figures.items()))
                 left = (self.steps - step - 1) * each / 60
@@ -120,12 +120,12 @@ def _told(run: Mapping[str, Any]) -> str:
 
 def histories(folder: Path) -> dict[str, Any]:
     """Of every stage whose file is in the folder: its run, and what trained it."""
-    told = {}
+    data = {}
     for file in sorted(folder.glob("*.pt")):
         saved = torch.load(file, map_location="cpu", weights_only=True)
         if "history" in saved:
-            told[file.stem] = saved["run"] | {"history": saved["history"]}
-    return told
+            data[file.stem] = saved["run"] | {"history": saved["history"]}
+    return data
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ RATE = 2.5e-3
 BATCH = 8
 DISTURBED, SNR = 0.4, (8.0, 30.0)  # share of voices with something around them; dB
 SILENT = 0.05
-QUIETEST = 1e-2  # sound pressure below which levels are not told apart
+QUIETEST = 1e-2  # sound pressure below which levels are not distinguished
 HOP = SAMPLE_RATE // FPS
 
 
@@ -66,7 +66,7 @@ def heard(clean: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def sounds_like(clean: Tensor) -> Tensor:
-    """What is to be told of a voice [N]: [F, 3]."""
+    """What is to be read from a voice [N]: [F, 3]."""
     loud = voice_energy(clean, clean.shape[0] // HOP)
     frames = clean[: loud.shape[0] * HOP].reshape(-1, HOP)
     crossings = (frames[:, 1:] * frames[:, :-1] < 0).float().mean(dim=1) * (loud > 0.02)
@@ -87,8 +87,8 @@ def train_encoder(folder: Path, report: Report, corpus: Corpus, held_out: Corpus
         losses = []
         for _ in range(BATCH):
             clean = corpus[random.integers(len(corpus))] * (random.random() > SILENT)
-            states, told = encoder(heard(clean, random)), sounds_like(clean)
-            losses += [(reader(states[:, layer]) - told).square().mean() for layer, reader in enumerate(readers)]
+            states, found = encoder(heard(clean, random)), sounds_like(clean)
+            losses += [(reader(states[:, layer]) - found).square().mean() for layer, reader in enumerate(readers)]
         loss = torch.stack(losses).mean()
         stage.optimise(loss, step)
         stage.note(error=float(loss.detach()))
@@ -100,6 +100,6 @@ def train_encoder(folder: Path, report: Report, corpus: Corpus, held_out: Corpus
 def _score(encoder: Wav2Vec2, reader: nn.Module, voices: Corpus) -> float:
     scores = []
     for index in range(min(len(voices), 64)):
-        told, true = reader(encoder(normalise_loudness(voices[index]))[:, -1])[:, 0], sounds_like(voices[index])[:, 0]
-        scores.append(pearson(told, true))
+        value, true = reader(encoder(normalise_loudness(voices[index]))[:, -1])[:, 0], sounds_like(voices[index])[:, 0]
+        scores.append(pearson(value, true))
     return float(np.mean(scores))

@@ -1,6 +1,6 @@
 """Files of Wav2Vec2 encoders: Hugging Face folders and single safetensors, in all their spellings.
 
-A single file may carry its whole configuration in its metadata ("config"); without, it is told from the shapes.
+A single file may carry its whole configuration in its metadata ("config"); without, it is read from the shapes.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def build_encoder(files: EncoderFiles, do_normalize: bool | None = None) -> Wav2
             )
     network.load_state_dict({key: tensors[key].float() for key in expected}, assign=True)
     stable = bool(config["do_stable_layer_norm"])
-    told = files.do_normalize if files.do_normalize is not None else config["feat_extract_norm"] == "layer"
+    value = files.do_normalize if files.do_normalize is not None else config["feat_extract_norm"] == "layer"
     return Wav2Vec2(
         network.eval().requires_grad_(False),
         stable_layer_norm=stable,
-        do_normalize=told if do_normalize is None else do_normalize,
+        do_normalize=value if do_normalize is None else do_normalize,
         dim=int(config["hidden_size"]),
         layers=int(config["num_hidden_layers"]),
     )

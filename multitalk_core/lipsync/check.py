@@ -26,7 +26,7 @@ from ..people.places import Box
 from ..people.speakers import Speaker, called
 from ..people.voices import Voices
 from .curves import SHORTEST, correlation
-from .mouths import LONGEST, Place, opening, places, watch
+from .mouths import LONGEST, MouthArea, opening, places, watch
 
 Verdict = Literal["in time", "late", "early", "swapped", "alike", "no match", "still", "not still", "moves", "unknown"]
 
@@ -34,7 +34,7 @@ Verdict = Literal["in time", "late", "early", "swapped", "alike", "no match", "s
 # 6.8, and silent ones moved by 0.046 at most.
 CONVINCING = 7.5  # of a correlation by chance, Fisher's z times the root of the frames in which the voice speaks stays below
 LEAST_CORRELATION = 0.3  # that is called following, however long the video is
-LEAST_FRAMES = 33  # of a video from which something can be told
+LEAST_FRAMES = 33  # of a video from which something can be said
 LEAST_SPOKEN = 10  # frames that a voice must sound in
 LEAST_CHANGE = 0.1  # standard deviation of a voice's loudness where it speaks; a hum has less
 ALSO = 0.2  # of correlation with another voice, beyond what the voices have in common, that is worth a word
@@ -106,7 +106,7 @@ class SyncCheck:
             "still": f"{who} keeps still, as they should.",
             "not still": f"{who} says nothing, but follows {theirs}. Give them a mask of their own, so that they hear silence.",
             "moves": f"{who} says nothing, and something moves in their region; it follows no voice ({most:.2f} at most).",
-            "unknown": f"Nothing can be told about {called(self.speakers, speaker)}: their voice says next to nothing.",
+            "unknown": f"Nothing can be said about {called(self.speakers, speaker)}: their voice says next to nothing.",
         }[verdict]
 
     @property
@@ -114,7 +114,7 @@ class SyncCheck:
         """All of it in words, what needs attention first."""
         if self.frames < LEAST_FRAMES:
             return (
-                f"Nothing can be told: the video has {self.frames} frames ({self.frames / FPS:.2f} s), and {LEAST_FRAMES} "
+                f"Nothing can be said: the video has {self.frames} frames ({self.frames / FPS:.2f} s), and {LEAST_FRAMES} "
                 f"({LEAST_FRAMES / FPS:.2f} s) are the least. Check a longer one."
             )
         lines = [self.line(speaker) for speaker in range(len(self.speakers))]
@@ -227,7 +227,7 @@ def check_sync(
 
 @dataclass(frozen=True)
 class _Mouth:
-    place: Place
+    place: MouthArea
     opening: Tensor  # [F]
     row: list[tuple[float, int]]  # correlation and lag with every voice
     moves: float

@@ -1,6 +1,6 @@
 """Mouths in a finished video whose place is only known roughly: what a face box, a mask or half of the picture holds, frame by frame.
 
-Nothing here listens to a voice: where a mouth may be is told from pictures alone, by the formula of face boxes (`sync.mouth_opening`) and
+Nothing here listens to a voice: where a mouth may be is found from pictures alone, by the formula of face boxes (`sync.mouth_opening`) and
 by where the picture changes most, as fast as people speak. Frames are read once and in parts; of each only small grey pictures of the
 regions are kept.
 
@@ -39,7 +39,7 @@ class VideoError(MultiTalkError, ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class MouthArea:
     """Rows and columns of a region's small picture where a mouth may be."""
 
     top: int
@@ -58,7 +58,7 @@ class Region:
     box: tuple[int, int, int, int]  # whole pixels of the video
     pixels: Tensor  # [F, h, w] uint8, grey
 
-    def box_of(self, place: Place) -> Box:
+    def box_of(self, place: MouthArea) -> Box:
         """A place of the small pictures, in the pixels of the video."""
         x0, y0, x1, y1 = self.box
         down, across = (y1 - y0) / self.pixels.shape[1], (x1 - x0) / self.pixels.shape[2]
@@ -128,13 +128,13 @@ def watch(parts: Iterable[Tensor], regions: Sequence[Box]) -> list[Region]:
     return [Region(box, torch.cat(kept)) for box, kept in zip(boxes, seen, strict=True)]
 
 
-def places(pixels: Tensor) -> list[Place]:
+def places(pixels: Tensor) -> list[MouthArea]:
     """Where a mouth may be in a region's small pictures [F, h, w]: where a face box has it, then spots that change most, each apart from
     the ones before.
     """
     height, width = pixels.shape[1:]
     top, left = min(round(MOUTH_TOP * height), height - 1), min(round(MOUTH_LEFT * width), width - 1)
-    found = [Place(top, left, max(1, round(MOUTH_BOTTOM * height) - top), max(1, round(MOUTH_RIGHT * width) - left))]
+    found = [MouthArea(top, left, max(1, round(MOUTH_BOTTOM * height) - top), max(1, round(MOUTH_RIGHT * width) - left))]
     change = _change(pixels)
     for _ in range(PLACES):
         place = _most(change)
@@ -145,7 +145,7 @@ def places(pixels: Tensor) -> list[Place]:
     return found
 
 
-def opening(pixels: Tensor, place: Place) -> Tensor:
+def opening(pixels: Tensor, place: MouthArea) -> Tensor:
     """As `sync.mouth_opening`, of a place in a region's small pictures [F, h, w]: [F] float32."""
     mouth = place.of(pixels)
     counts = torch.zeros(256, dtype=torch.long)
@@ -166,7 +166,7 @@ def _change(pixels: Tensor) -> Tensor:
     return (mean - mean.median()).clamp(min=0)
 
 
-def _most(change: Tensor) -> Place | None:
+def _most(change: Tensor) -> MouthArea | None:
     """The spot of a mouth's shape, of any plausible size, with the most change [h, w]; none where nothing changes."""
     height, width = change.shape
     total = F.pad(change.cumsum(0).cumsum(1), (1, 0, 1, 0))
@@ -177,7 +177,7 @@ def _most(change: Tensor) -> Place | None:
         sums = total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]
         value, at = (sums / (h * w) ** SPREAD).flatten().max(dim=0)
         if value > best:
-            best, found = float(value), Place(int(at) // sums.shape[1], int(at) % sums.shape[1], h, w)
+            best, found = float(value), MouthArea(int(at) // sums.shape[1], int(at) % sums.shape[1], h, w)
     return found
 
 

@@ -18,7 +18,7 @@ ABSENT = Speaker()  # whose node is muted or bypassed in the editor: silent, and
 
 
 @dataclass(frozen=True)
-class Place:
+class DrawnBox:
     """A box for one person."""
 
     box: Box
@@ -50,7 +50,7 @@ def settled(speakers: Sequence[Speaker]) -> tuple[Speaker, ...]:
     return tuple(speaker for speaker in speakers if not (placed and speaker is ABSENT))
 
 
-def parse_places(text: str) -> list[Place]:
+def parse_boxes(text: str) -> list[DrawnBox]:
     """What the box editor keeps, or an API user writes: a JSON list such as STATE. An empty text is no places.
 
     Raises:
@@ -67,7 +67,7 @@ def parse_places(text: str) -> list[Place]:
     return [_place(number, entry) for number, entry in enumerate(drawn, start=1)]
 
 
-def _place(number: int, entry: object) -> Place:
+def _place(number: int, entry: object) -> DrawnBox:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("box"), list) or len(entry["box"]) != 4:
         raise SpeakerError(f"Box {number} has no 'box' of four numbers: left, top, right, bottom. Something like {STATE} was expected.")
     if not all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in entry["box"]):
@@ -77,10 +77,10 @@ def _place(number: int, entry: object) -> Place:
     speaker = entry.get("speaker") or None
     if speaker is not None and (not isinstance(speaker, int) or isinstance(speaker, bool) or not 1 <= speaker <= MAX_SPEAKERS):
         raise SpeakerError(f"Box {number} belongs to speaker {speaker!r}; a number from 1 to {MAX_SPEAKERS} was expected.")
-    return Place((x0, y0, x1, y1), str(entry.get("name") or "").strip(), speaker, bool(entry.get("silent")))
+    return DrawnBox((x0, y0, x1, y1), str(entry.get("name") or "").strip(), speaker, bool(entry.get("silent")))
 
 
-def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[Speaker, ...]:
+def take_boxes(speakers: Sequence[Speaker], places: Sequence[DrawnBox]) -> tuple[Speaker, ...]:
     """Speakers at their places; places that nobody takes become silent people, who come last.
 
     A place goes to the speaker with its number, else to the one with its name, else from left to right: to those who have neither mask nor
@@ -89,7 +89,7 @@ def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[S
     Raises:
         SpeakerError: a speaker without a place, two places for one speaker, a number that nobody has.
     """
-    taken: dict[int, Place] = {}
+    taken: dict[int, DrawnBox] = {}
     free = []
     for place in places:
         if place.silent:
@@ -119,7 +119,7 @@ def take_places(speakers: Sequence[Speaker], places: Sequence[Place]) -> tuple[S
     return everyone([*placed, *(Speaker(box=place.box, name=place.name) for place in silent)])
 
 
-def _owner(place: Place, speakers: Sequence[Speaker]) -> int | None:
+def _owner(place: DrawnBox, speakers: Sequence[Speaker]) -> int | None:
     if place.speaker is not None:
         if place.speaker > len(speakers):
             raise SpeakerError(f"A box belongs to speaker {place.speaker}, but there are only {len(speakers)} speakers.{COUNTED}")

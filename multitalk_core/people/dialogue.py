@@ -90,7 +90,7 @@ def dialogue(
         names: of the speakers, from left to right.
         clean: what a speaker hears of their own track, such as speech alone; what is played stays.
     Raises:
-        AudioError, TimelineError, ImportError: what cannot be told apart, or not be read.
+        AudioError, TimelineError, ImportError: what is ambiguous, or cannot be read.
     """
     if not sounds:
         raise AudioError("No audio is connected. Connect one for every speaker, or one for all with who speaks when.")

@@ -130,7 +130,7 @@ def label(text: str, above: bool, known: Mapping[str, str]) -> Label:
             return Label(name, SURE, text[found.end() :])
     own_line = bare(text.strip(), known)
     if above and is_told(own_line, known):  # above the text, as Premiere writes it
-        return Label(told(own_line, known), SURE, "")
+        return Label(one_name(own_line, known), SURE, "")
     if above and looks_like_a_name(own_line) and not _is_said(own_line) and not own_line.endswith("."):
         return Label(own_line, UNLIKELY, "")
     return Label("", 0, text)
@@ -144,7 +144,7 @@ def _bracketed(found: re.Match[str], text: str, above: bool, known: Mapping[str,
     if UNKNOWN.fullmatch(inside):
         return Label("", 0, rest)
     if is_told(name, known):
-        return Label(told(name, known), SURE, rest)
+        return Label(one_name(name, known), SURE, rest)
     behind = label(rest, above, known) if rest.strip() else Label("", 0, text)
     if SOUNDS.search(name) or behind.surely >= LIKELY:  # a sound, or an aside before a label
         return behind if behind.name else Label("", 0, text)
@@ -158,7 +158,7 @@ def _before_colon(found: re.Match[str], text: str, known: Mapping[str, str]) -> 
     name, rest = bare(found[1], known), text[found.end() :]
     clock = found[1][-1].isdigit() and rest[:1].isdigit() and text[found.end() - 1] == ":"
     if is_told(name, known) and not (clock and same_person(name) not in known and not NUMBERED.fullmatch(name)):
-        return Label(told(name, known), SURE, rest)
+        return Label(one_name(name, known), SURE, rest)
     glued = text[found.end() - 1] == ":"
     no_label = clock or (glued and FACE.match(rest)) or len(name.split()) > WORDS or _is_said(name) or NO_PERSON.fullmatch(name)
     if no_label or UNKNOWN.fullmatch(name):
@@ -170,7 +170,7 @@ def is_told(name: str, known: Mapping[str, str]) -> bool:
     return same_person(name) in known or bool(NUMBERED.fullmatch(name) or EVERYBODY.fullmatch(name))
 
 
-def told(name: str, known: Mapping[str, str]) -> str:
+def one_name(name: str, known: Mapping[str, str]) -> str:
     return ALL if EVERYBODY.fullmatch(name) and same_person(name) not in known else name
 
 

@@ -24,10 +24,10 @@ from .label_forms import (
     is_no_speech,
     label,
     looks_like_a_name,
+    one_name,
     pieces,
     plain,
     same_person,
-    told,
 )
 
 SHOWN = 3  # guesses that a note names
@@ -70,11 +70,11 @@ def who_speaks(subtitles: Iterable[tuple[str, str, float, float]], names: Sequen
 
     A name is sure where a format or a tool says so (an actor, `<v Anna>`, `[Anna]: …`, `Speaker 1`), where it is in `names`, where two
     subtitles begin with it, or where all of them begin with one. A single beginning may be speech ("Tomorrow: …"); it counts as a name if
-    it looks like one, and is told. A subtitle without a name goes on with the speaker before; where only a change is marked (a second dash,
-    ">> …") and there are two speakers, it is the other one.
+    it looks like one, and is reported. A subtitle without a name goes on with the speaker before; where only a change is marked (a
+    second dash, ">> …") and there are two speakers, it is the other one.
 
     With `names`, only they count. A label that is sure and not among them is handed on, so that the caller can refuse it: somebody speaks
-    who has no place. One that may be speech is not worth a stop: it is told, and the speaker before goes on.
+    who has no place. One that may be speech is not worth a stop: it is reported, and the speaker before goes on.
 
     Args:
         tell: gets a sentence about all that is a guess.
@@ -151,7 +151,7 @@ def _parts(actor: str, text: str, start: float, stop: float, known: Mapping[str,
     """
     if actor.strip():
         name = bare(plain(actor), known)
-        return [_Part(text, start, stop, told(name, known), SURE, text)]
+        return [_Part(text, start, stop, one_name(name, known), SURE, text)]
     lines = [line for line in re.split(r"\\[Nn]|\n|<br ?/?>|(?=<[vV][ .])", text) if line.strip()]
     dashes = 0
     parts: list[_Part] = []

@@ -164,8 +164,8 @@ def hearing_report(maps: Tensor, masks: Tensor) -> str:
     for i, mask in enumerate(masks[:-1] > 0):
         heard = winner[:, mask].flatten()
         shares = [(float((heard == c).float().mean()), c) for c in range(len(masks))]
-        told = [f"{share:.0%} {_voice_name(c, len(masks) - 1)}" for share, c in sorted(shares, reverse=True) if share >= 0.005]
-        lines.append(f"Place of speaker {i + 1}: {', '.join(told)}.")
+        messages = [f"{share:.0%} {_voice_name(c, len(masks) - 1)}" for share, c in sorted(shares, reverse=True) if share >= 0.005]
+        lines.append(f"Place of speaker {i + 1}: {', '.join(messages)}.")
     return "\n".join(lines)
 
 

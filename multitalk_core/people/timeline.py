@@ -57,8 +57,8 @@ class Timeline:
     @property
     def text(self) -> str:
         """As `parse_turns` reads it, to the millisecond."""
-        told = [(PUNCTUATION.sub(" ", self.names[turn.speaker]), turn) for turn in self.turns]
-        return "\n".join(f"{name}: {_milliseconds(turn.start, math.floor)}-{_milliseconds(turn.stop, math.ceil)}" for name, turn in told)
+        lines = [(PUNCTUATION.sub(" ", self.names[turn.speaker]), turn) for turn in self.turns]
+        return "\n".join(f"{name}: {_milliseconds(turn.start, math.floor)}-{_milliseconds(turn.stop, math.ceil)}" for name, turn in lines)
 
     def overlaps(self) -> list[tuple[float, float]]:
         """When two or more speak at once."""
@@ -166,9 +166,11 @@ def _subtitles(text: str, names: Sequence[str]) -> list[tuple[str, float, float]
         lines = pysubs2.SSAFile.from_string(text.strip().lstrip(BOM) + "\n", keep_html_tags=True, keep_unknown_html_tags=True)
     except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
         raise TimelineError(f"The subtitles cannot be read ({error}). Paste a whole SRT or WebVTT file, or write {EXAMPLE}.") from error
-    told = [(line.name, line.text, line.start / 1000, line.end / 1000) for line in lines if not line.is_comment and line.end > line.start]
+    messages = [
+        (line.name, line.text, line.start / 1000, line.end / 1000) for line in lines if not line.is_comment and line.end > line.start
+    ]
     try:
-        spoken = who_speaks(told, names, note)
+        spoken = who_speaks(messages, names, note)
     except NobodyKnows as error:
         raise TimelineError(
             f"The subtitle '{error}' does not say who speaks. Begin it with a name: 'Anna: …', '[Anna] …' or '<v Anna>…'."

@@ -46,7 +46,7 @@ class FileCheck:
     compared: str = ""  # VERIFIED, AS_SEEN, UNKNOWN or DIFFERS, then
     misplaced: bool = False  # right, but not where loaders look
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For JSON; without the path, which is nobody else's business."""
         words = {"state": self.state, "file": self.name, "folder": self.folder, "size": self.size}
         return words | {name: value for name in ("note", "problem", "sha256") if (value := getattr(self, name))}
@@ -76,11 +76,11 @@ class ModelCheck:
     def complete(self) -> bool:
         return all(self.available.values())
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As JSON, in the field names of the worker's health and model check."""
         models: dict[str, Any] = {}
         for role in ROLES:
-            files = [file.told() for file in self.of(role)]
+            files = [file.as_json() for file in self.of(role)]
             models[role] = {"state": self.state(role), "available": self.state(role) == PRESENT, "needed": role in NEEDED, "files": files}
             if self.state(role) != PRESENT:
                 entry = self.suggested[role]
@@ -100,7 +100,9 @@ class ModelCheck:
                 rows.append((role, file.state, f"{file.folder}/{file.name}", gigabytes(file.size), words))
             if self.state(role) == MISSING:
                 entry = self.suggested[role]
-                wanted = f"for example {entry.name}, {entry.told}, into {entry.folder}" + ("" if role in NEEDED else "; not needed")
+                wanted = f"for example {entry.name}, {entry.size_in_words}, into {entry.folder}" + (
+                    "" if role in NEEDED else "; not needed"
+                )
                 rows.append((role, MISSING, "-", "", wanted))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip() for row in rows]
@@ -109,18 +111,18 @@ class ModelCheck:
     def verdict(self, models: str = "DIR") -> str:
         """In a line or two; `models` as in `table`."""
         hashes = [file.compared for file in self.files if file.compared]
-        told = ", ".join(f"{hashes.count(word)} {word}" for word in (VERIFIED, AS_SEEN, UNKNOWN, DIFFERS) if word in hashes)
-        told = f" SHA-256: {told}." if self.deep else " Only a deep check compares the contents."
+        text = ", ".join(f"{hashes.count(word)} {word}" for word in (VERIFIED, AS_SEEN, UNKNOWN, DIFFERS) if word in hashes)
+        text = f" SHA-256: {text}." if self.deep else " Only a deep check compares the contents."
         if self.complete:
-            return f"Everything is there.{told}"
+            return f"Everything is there.{text}"
         roles = [role for role in NEEDED if self.state(role) != PRESENT]
         lacking = ", ".join(f"{role} is {self.state(role)}" for role in roles)
         moved = [role for role in roles if any(file.misplaced for file in self.of(role))]
         entries = [self.suggested[role] for role in roles if role not in moved]
-        lines = [f"Not complete: {lacking}.{told if self.deep else ''}"]
+        lines = [f"Not complete: {lacking}.{text if self.deep else ''}"]
         if moved:
             lines.append(
-                f"To move: {', '.join(file.path.name for role in moved for file in self.of(role) if file.misplaced)}, as told by the check."
+                f"To move: {', '.join(file.path.name for role in moved for file in self.of(role) if file.misplaced)}, as said by the check."
             )
         if entries:
             size = f"{'' if all(entry.size for entry in entries) else 'about '}{gigabytes(sum(entry.bytes for entry in entries))}"

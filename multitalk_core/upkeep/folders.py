@@ -39,7 +39,7 @@ def places(models: Path) -> Places:
 
 
 def listing(folder: Path, refused: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The files below a folder as ComfyUI lists them: links are followed, also those that lead nowhere are told; hidden folders are not.
+    """The files below a folder as ComfyUI lists them: links are followed, also those that lead nowhere are listed; hidden folders are not.
 
     Args:
         refused: hears of folders that are there and cannot be read.

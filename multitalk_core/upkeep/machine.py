@@ -55,14 +55,14 @@ def versions() -> list[Fact]:
     facts = [Fact("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     facts.append(_torch())
     missing = [package for package, module in REQUIRED.items() if not _is_there(module)]
-    told = ", ".join(f"{package} {_version(package)}" for package in REQUIRED if package not in missing)
-    facts.append(Fact("packages", told or "none"))
+    text = ", ".join(f"{package} {_version(package)}" for package in REQUIRED if package not in missing)
+    facts.append(Fact("packages", text or "none"))
     if missing:
         facts.append(Fact("missing", ", ".join(missing), f"{sys.executable} -m pip install {' '.join(missing)}", problem=True))
     for package, module in REQUIRED.items():
-        if package not in missing and (told := _why_broken(module, PARTS.get(package, ""))):
+        if package not in missing and (text := _why_broken(module, PARTS.get(package, ""))):
             advice = FITS.get(package, f"Install it anew: {sys.executable} -m pip install --force-reinstall --no-deps {package}")
-            facts.append(Fact(package, f"cannot be imported ({told})", advice, problem=True))
+            facts.append(Fact(package, f"cannot be imported ({text})", advice, problem=True))
     absent = [f"{package} ({use})" for package, use in OPTIONAL.items() if _version(package) is None]
     if absent:
         facts.append(Fact("not installed", ", ".join(absent) + ": only needed for that"))
@@ -75,9 +75,9 @@ def _torch() -> Fact:
     version = _version("torch")
     if version is None:
         return Fact("torch", "not there", f"Run this with ComfyUI's Python; {sys.executable} has no torch.", problem=True)
-    if told := _why_broken("torch"):
+    if found := _why_broken("torch"):
         advice = "Install torch anew, as ComfyUI's README says for this system; on Windows, with Microsoft's Visual C++ Redistributable."
-        return Fact("torch", f"{version} cannot be imported ({told})", advice, problem=True)
+        return Fact("torch", f"{version} cannot be imported ({found})", advice, problem=True)
     import torch
 
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "the CPU"
@@ -169,9 +169,9 @@ def memory() -> tuple[int, int]:
         import psutil  # ComfyUI brings it
     except ImportError:
         return 0, 0
-    told = psutil.virtual_memory()
+    found = psutil.virtual_memory()
     limit, used = _container(CGROUPS)
-    return (min(told.total, limit), min(told.available, max(0, limit - used))) if limit else (told.total, told.available)
+    return (min(found.total, limit), min(found.available, max(0, limit - used))) if limit else (found.total, found.available)
 
 
 def _container(groups: Path) -> tuple[int, int]:

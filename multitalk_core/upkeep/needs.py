@@ -46,7 +46,7 @@ class Needs:
     ram: int
     disk: int
 
-    def told(self, vram: int = 0, ram: int = 0, disk: int = 0) -> list[tuple[str, str, str]]:
+    def rows(self, vram: int = 0, ram: int = 0, disk: int = 0) -> list[tuple[str, str, str]]:
         """(what, how much, what to change), held against what is there; 0 is unknown.
 
         Figures are arithmetic, not measured.

@@ -74,7 +74,7 @@ class Entry:
         return self.size or self.about or 0
 
     @property
-    def told(self) -> str:
+    def size_in_words(self) -> str:
         """The size in words."""
         if not self.bytes:
             return "of unknown size"
@@ -82,7 +82,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Preset:
+class FileSet:
     """Files that make a pipeline together."""
 
     name: str
@@ -99,24 +99,24 @@ class Preset:
         return all(entry.size for entry in self.files)
 
     @property
-    def told(self) -> str:
+    def size_in_words(self) -> str:
         return f"{'' if self.exact else 'about '}{gigabytes(self.bytes)}"
 
 
 @dataclass(frozen=True)
 class Manifest:
     files: dict[str, Entry]  # by name
-    presets: dict[str, Preset]
+    presets: dict[str, FileSet]
 
     @classmethod
     def load(cls, path: Path = SHIPPED) -> Manifest:
         """Raises ManifestError if it is not there, no JSON, or does not have the form of models.json."""
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            entries = [Entry(**row) for row in told["files"]]
+            data = json.loads(path.read_text(encoding="utf-8"))
+            entries = [Entry(**row) for row in data["files"]]
             files = {entry.name: entry for entry in entries}
             presets = {
-                name: Preset(name, str(row["about"]), tuple(files[file] for file in row["files"])) for name, row in told["presets"].items()
+                name: FileSet(name, str(row["about"]), tuple(files[file] for file in row["files"])) for name, row in data["presets"].items()
             }
         except ManifestError:
             raise

@@ -16,19 +16,19 @@ FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
-class Place(Protocol):
-    """Where a finished video goes."""
+class Destination(Protocol):
+    """Where a finished video goes: a folder, and a name that is chosen when the video is done."""
 
     folder: Path
 
     def keep(self, partial: Path) -> Path:
-        """Gives a finished file of this folder its name."""
+        """Give a finished file of this folder its name; returns its path."""
         ...
 
 
 @dataclass(frozen=True)
 class Exactly:
-    """The place of a file that takes the place of whatever had its name."""
+    """Exactly this path; a file that is there is replaced."""
 
     path: Path
 

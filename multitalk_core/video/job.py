@@ -31,7 +31,7 @@ from ..errors import DiskFullError, JobError
 from ..files import checksum, megabytes, sync
 from ..generate import Made
 from ..windows import Clip
-from .disk import Place, explained
+from .disk import Destination, explained
 from .segments import Codec, join_segments, to_pixels, write_segment, write_sound
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class Job:
             write_sound(file, waveform, rate, self.codec)
         return file
 
-    def join(self, place: Place, sound: Path | None, about: Mapping[str, str] | None = None) -> Path:
+    def join(self, destination: Destination, sound: Path | None, about: Mapping[str, str] | None = None) -> Path:
         """All segments in one file, and the sound beside them; it is there whole or not at all.
 
         Args:
@@ -228,12 +228,12 @@ class Job:
             The file.
         """
         files = [self.folder / self._segment_name(clip.index) for clip in self._plan]
-        partial = place.folder / f".{self._key}.partial{self.codec.suffix}"
-        with explained(place.folder):
+        partial = destination.folder / f".{self._key}.partial{self.codec.suffix}"
+        with explained(destination.folder):
             try:
                 join_segments(partial, files, [clip.keep for clip in self._plan], sound, about)
                 sync(partial)
-                out = place.keep(partial)
+                out = destination.keep(partial)
                 sync(out.parent)
             finally:
                 partial.unlink(missing_ok=True)

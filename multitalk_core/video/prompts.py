@@ -35,11 +35,11 @@ def parse_prompts(text: str) -> list[Prompt]:
     otherwise: list[str] = []
     spans: list[tuple[float, float, list[str]]] = []
     for line in text.splitlines():
-        told = with_decimal_points(ordinary(line))  # as long as the line
-        found = SPAN.fullmatch(told)
+        result = with_decimal_points(ordinary(line))  # as long as the line
+        found = SPAN.fullmatch(result)
         if found and (found[1] or found[2]):
             spans.append((*_times(found), [line[found.start(3) :].strip()]))
-        elif NEARLY.match(told):
+        elif NEARLY.match(result):
             raise ValueError(
                 f"'{line.strip()}' begins like a time, but is none. Write lines such as '0-5s: …', '1:30-2:00: …' or '90-: …'."
             )

@@ -48,7 +48,7 @@ def read_header(path: Path, instead: str = "the .safetensors file") -> Header:
         file.seek(0)
         if begin.startswith(MAGIC):
             tensors, metadata = read_gguf_header(file, path.name, size)
-            entries = {name: TensorEntry(*told) for name, told in tensors.items()}
+            entries = {name: TensorEntry(*item) for name, item in tensors.items()}
             header = Header(entries, metadata, "gguf", size)
         else:
             header = _read_safetensors(file, path.name, size)
@@ -72,11 +72,11 @@ def _read_safetensors(file: Any, name: str, size: int) -> Header:
             "Get it again."
         )
     try:
-        told = json.loads(file.read(length).decode("utf-8"))
-        if not isinstance(told, dict):
+        data = json.loads(file.read(length).decode("utf-8"))
+        if not isinstance(data, dict):
             raise ValueError("not an object")
-        metadata = told.pop("__metadata__", None) or {}
-        tensors = {key: _entry(key, entry, 8 + length) for key, entry in told.items()}
+        metadata = data.pop("__metadata__", None) or {}
+        tensors = {key: _entry(key, entry, 8 + length) for key, entry in data.items()}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that are not texts")
         _check_order(tensors, 8 + length)
@@ -85,10 +85,10 @@ def _read_safetensors(file: Any, name: str, size: int) -> Header:
     return Header(tensors, metadata, "safetensors", size)
 
 
-def _entry(key: str, told: Any, data: int) -> TensorEntry:
+def _entry(key: str, given: Any, data: int) -> TensorEntry:
     """Raises ValueError for what contradicts itself."""
     try:
-        dtype, shape, (start, stop) = told["dtype"], tuple(told["shape"]), told["data_offsets"]
+        dtype, shape, (start, stop) = given["dtype"], tuple(given["shape"]), given["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise ValueError(f"'{key}' is not described as a tensor") from None
     numbers = (*shape, start, stop)

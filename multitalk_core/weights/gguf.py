@@ -214,13 +214,13 @@ class _Reader:
             value = self._value(*self._take("<I"))
             if value is not None:
                 metadata[key] = str(value)
-        told = [self._tensor() for _ in range(tensors)]
+        lines = [self._tensor() for _ in range(tensors)]
         alignment = int(metadata.get("general.alignment", ALIGNMENT))
         if alignment <= 0:
             raise ValueError(f"an alignment of {alignment}")
         data = -(-self._file.tell() // alignment) * alignment
-        sizes = {key: stored_bytes(dtype, shape) if dtype in TYPES.values() else 0 for key, dtype, shape, _ in told}
-        return {key: (dtype, shape, data + at, data + at + sizes[key]) for key, dtype, shape, at in told}, metadata
+        sizes = {key: stored_bytes(dtype, shape) if dtype in TYPES.values() else 0 for key, dtype, shape, _ in lines}
+        return {key: (dtype, shape, data + at, data + at + sizes[key]) for key, dtype, shape, at in lines}, metadata
 
     def _take(self, form: str) -> tuple[Any, ...]:
         return struct.unpack(form, self._file.read(struct.calcsize(form)))

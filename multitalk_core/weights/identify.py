@@ -76,15 +76,15 @@ def identify(header: Header, name: str) -> Found:
         name: the file's name, which tells parts of a larger file.
     """
     tensors = {plain_key(key): entry for key, entry in header.tensors.items()}
-    kind, told, problem = next(((kind, *judge(tensors)) for kind, fits, judge in KINDS if fits(tensors)), ("other", "", None))
+    kind, item, problem = next(((kind, *judge(tensors)) for kind, fits, judge in KINDS if fits(tensors)), ("other", "", None))
     if kind == "wav2vec" and problem is None:
-        told, problem = _which_wav2vec(header, name.lower(), told)
+        item, problem = _which_wav2vec(header, name.lower(), item)
     if (part := PART.search(PurePath(name).name)) and int(part[2]) > 1:
         problem = Incomplete(f"is part {int(part[1])} of {int(part[2])}. All parts together are the model: get a file that is whole.")
     if kind == "other" and problem is None:
         first = ", ".join(f"'{key}'" for key in list(tensors)[:2]) or "nothing"
         problem = f"is none of the models that talking video needs (it holds {first}, …)."
-    return Found(kind, "; ".join(filter(None, (told, _stored(header)))), problem)
+    return Found(kind, "; ".join(filter(None, (item, _stored(header)))), problem)
 
 
 def _stored(header: Header) -> str:
@@ -148,13 +148,13 @@ def _wav2vec(tensors: Tensors) -> tuple[str, str | None]:
     return note, None
 
 
-def _which_wav2vec(header: Header, name: str, told: str) -> tuple[str, str | None]:
+def _which_wav2vec(header: Header, name: str, text: str) -> tuple[str, str | None]:
     """chinese-wav2vec2-base and wav2vec2-base-960h have the same shapes; only the second was trained to write letters."""
     if "960h" in name or any(key.startswith("lm_head.") for key in header.tensors):
-        return told, f"is a speech recogniser such as wav2vec2-base-960h; the lips would follow it badly. Get {ENCODER_FILE}."
+        return text, f"is a speech recogniser such as wav2vec2-base-960h; the lips would follow it badly. Get {ENCODER_FILE}."
     if "chinese" not in name and "multitalk" not in name:
-        told += "; chinese-wav2vec2-base and base-960h cannot be told apart by their shapes: the SHA-256 tells"
-    return told, None
+        text += "; chinese-wav2vec2-base and base-960h cannot be told apart by their shapes: the SHA-256 tells"
+    return text, None
 
 
 def _size(tensors: Tensors, *keys: str, axis: int = 0) -> int:

@@ -100,8 +100,8 @@ def collect(tensors: Mapping[str, Tensor], blocks: Mapping[str, tuple[str, tuple
 
 def _check_note(key: str, note: Tensor) -> None:
     try:
-        told = json.loads(bytes(note.flatten().tolist()))
-        known = told["format"] in NOTED and not {**told, **told.get("params", {})}.get("convrot")
+        data = json.loads(bytes(note.flatten().tolist()))
+        known = data["format"] in NOTED and not {**data, **data.get("params", {})}.get("convrot")
     except (ValueError, TypeError, KeyError, AttributeError):
         known = False
     if not known:

@@ -425,11 +425,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match="Negative did not go through"):
             guide(*prompts, 4.0, 4.0)
 
-    @pytest.mark.parametrize(("cut", "told"), [((slice(None, -1), slice(None)), "frames"), ((slice(None), slice(None, -2)), "pixels")])
-    def test_a_latent_of_another_length_or_size(self, tiny, wan, weights, cut, told):
+    @pytest.mark.parametrize(("cut", "given"), [((slice(None, -1), slice(None)), "frames"), ((slice(None), slice(None, -2)), "pixels")])
+    def test_a_latent_of_another_length_or_size(self, tiny, wan, weights, cut, given):
         frames, rows = cut
         guider = guide(tiny, patched(tiny, wan, weights), weights, 1.0, 1.0)
-        with pytest.raises(ValueError, match=f"The latent is for .*{told}.*but MultiTalk Conditioning prepared"):
+        with pytest.raises(ValueError, match=f"The latent is for .*{given}.*but MultiTalk Conditioning prepared"):
             run(tiny, guider, noise=torch.randn_like(tiny.known_latent())[:, :, frames, rows])
 
     def test_two_voices_without_masks(self, tiny, wan, weights):
@@ -452,14 +452,14 @@ def test_a_clip_counts_its_steps_and_says_when_it_is_done(tiny, wan, weights):
 
     from multitalk_nodes.comfy_bridge.sampling import Sampling, sample_clip
 
-    guider, told = guide(tiny, patched(tiny, wan, weights), weights, 1.0, 1.0), []
+    guider, lines = guide(tiny, patched(tiny, wan, weights), weights, 1.0, 1.0), []
     latent = {"samples": torch.zeros_like(tiny.known_latent()), "kept": "this"}
-    comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: told.append((done, total)))
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: lines.append((done, total)))
     try:
         made = sample_clip(guider, latent, Sampling(STEPS, SHIFT, 1.0, 1.0), SEED)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert told[-1] == (STEPS, STEPS) and {total for _, total in told} == {STEPS}
+    assert lines[-1] == (STEPS, STEPS) and {total for _, total in lines} == {STEPS}
     assert made["kept"] == "this" and torch.equal(made["samples"], run(tiny, guider))
 
 
@@ -601,9 +601,9 @@ def output_folder(comfy, tmp_path, monkeypatch):
 
 def finished(folder, prefix):
     """The file that a finished video of that prefix becomes, relative to the output folder."""
-    from multitalk_nodes.comfy_bridge.output import OutputPlace
+    from multitalk_nodes.comfy_bridge.output import NumberedFile
 
-    place = OutputPlace(prefix, ".mp4")
+    place = NumberedFile(prefix, ".mp4")
     assert not [path for path in folder.rglob("*") if path.is_file()], "nothing is left of the trial"
     partial = place.folder / "partial"
     partial.write_bytes(b"a video")
@@ -624,10 +624,10 @@ def test_a_name_is_as_long_as_the_disk_allows(output_folder):
 
 @pytest.mark.parametrize("prefix", ["n" * 245, "folder" * 50 + "/video", "日本語" * 50, "a\0b"])
 def test_a_name_that_no_file_can_have_is_refused_at_once(output_folder, prefix):
-    from multitalk_nodes.comfy_bridge.output import OutputError, OutputPlace
+    from multitalk_nodes.comfy_bridge.output import NumberedFile, OutputError
 
     with pytest.raises(OutputError, match=r"No file can be written as filename_prefix '.{1,41}' says \(.*Choose a shorter one"):
-        OutputPlace(prefix, ".mp4")
+        NumberedFile(prefix, ".mp4")
     assert not list(output_folder.rglob("*.mp4"))
 
 

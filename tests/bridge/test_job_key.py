@@ -80,8 +80,8 @@ def test_every_input_upstream_matters(keys, change):
 
 def test_what_the_nodes_own_widgets_say_is_for_the_caller_to_tell(keys):
     assert key(keys, prompt(decode={"colour": 0.5})) == key(keys, prompt())
-    told = [key(keys, prompt(), {"colour": colour, "later": None}) for colour in (1.0, 0.5)]
-    assert told[0] != told[1] and told[0] == key(keys, prompt(), {"colour": 1.0})
+    lines = [key(keys, prompt(), {"colour": colour, "later": None}) for colour in (1.0, 0.5)]
+    assert lines[0] != lines[1] and lines[0] == key(keys, prompt(), {"colour": 1.0})
 
 
 def test_a_node_that_gets_another_input_keeps_its_jobs(keys, monkeypatch):

@@ -128,16 +128,16 @@ def test_the_latest_result_is_remembered_for_the_same_question_only(comfy):
 def test_a_video_that_was_stopped_at_any_step_goes_on_to_the_same_bits(video, whole, tmp_path, moment):
     import comfy.model_management
 
-    told = []
+    lines = []
 
     def stop(line):
-        told.append(line)
-        if sum("step" in line for line in told) == moment:
+        lines.append(line)
+        if sum("step" in line for line in lines) == moment:
             comfy.model_management.interrupt_current_processing()
 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         make(video, tmp_path, stop if moment else lambda line: comfy.model_management.interrupt_current_processing())
-    steps = sum("step" in line for line in told)
+    steps = sum("step" in line for line in lines)
     assert moment <= steps <= moment + 1, "within one step"
     with job_of(video, tmp_path).hold() as job:
         finished = job.finished
@@ -169,11 +169,11 @@ def test_with_a_step_cache_every_clip_begins_anew(video, tmp_path, name):
     with model.model.diffusion_model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1)):
         whole, _ = make(cached, tmp_path)
     assert 2 <= len(calls) < 8
-    told = []
+    lines = []
 
     def stop(line):
-        told.append(line)
-        if sum("step" in line for line in told) == 5:
+        lines.append(line)
+        if sum("step" in line for line in lines) == 5:
             comfy.model_management.interrupt_current_processing()
 
     (tmp_path / "again").mkdir()
@@ -236,16 +236,16 @@ def test_a_stretch_of_the_file_becomes_pictures_through_core_nodes(video, tmp_pa
 def test_progress_counts_every_step_of_every_clip(video, tmp_path):
     import comfy.utils
 
-    told, bars = [], []
+    lines, bars = [], []
     comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: bars.append((done, total, preview)))
     try:
-        make(video, tmp_path, told.append)
+        make(video, tmp_path, lines.append)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     clips = len(video.video.clips)
-    assert [line.split(",")[0] for line in told if "step 2/2" in line] == [f"clip {n}/{clips}" for n in range(1, clips + 1)]
-    assert all(line.endswith(" left") for line in told if "step" in line) and told[-1] == "joining"
-    assert {"at least" in line for line in told if line.startswith("clip 1/") and "step" in line} == {True}, "how long is decoding?"
-    assert not any("at least" in line for line in told if line.startswith("clip 2/"))
+    assert [line.split(",")[0] for line in lines if "step 2/2" in line] == [f"clip {n}/{clips}" for n in range(1, clips + 1)]
+    assert all(line.endswith(" left") for line in lines if "step" in line) and lines[-1] == "joining"
+    assert {"at least" in line for line in lines if line.startswith("clip 1/") and "step" in line} == {True}, "how long is decoding?"
+    assert not any("at least" in line for line in lines if line.startswith("clip 2/"))
     assert bars[-1][:2] == (clips * STEPS, clips * STEPS)
     assert sum(preview is not None for *_, preview in bars) == clips

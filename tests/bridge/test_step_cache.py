@@ -366,8 +366,8 @@ def test_nothing_is_left_of_a_run(tiny, wan, weights, threshold):
 def test_the_log_tells_how_much_was_reused(tiny, wan, weights, embeddings, threshold, caplog):
     with caplog.at_level("INFO"):
         run(tiny, guide(tiny, cached(patched(tiny, wan, weights), threshold), weights, 4.0, 3.0))
-    (told,) = re.findall(r"Step Cache: (\d+) of (\d+) evaluations were reused", caplog.text)
-    assert tuple(map(int, told)) == (3 * (STEPS - len(teacache(embeddings, threshold))), 3 * STEPS)
+    (item,) = re.findall(r"Step Cache: (\d+) of (\d+) evaluations were reused", caplog.text)
+    assert tuple(map(int, item)) == (3 * (STEPS - len(teacache(embeddings, threshold))), 3 * STEPS)
 
 
 def test_first_and_last_steps_are_always_made(tiny, wan, weights):
@@ -540,6 +540,6 @@ def test_the_rule_is_told_to_a_jobs_key(tiny, wan, weights):
     from multitalk_nodes.comfy_bridge.fingerprints import model_fingerprint
 
     model = patched(tiny, wan, weights)
-    told = [str(model_fingerprint(m)) for m in (model, cached(model, 0.1), cached(model, 0.2), cached(model, 0.2, table="multitalk-480"))]
-    assert len(set(told)) == 4
-    assert str(model_fingerprint(cached(cached(model, 0.1), 0.0))) == told[0]
+    lines = [str(model_fingerprint(m)) for m in (model, cached(model, 0.1), cached(model, 0.2), cached(model, 0.2, table="multitalk-480"))]
+    assert len(set(lines)) == 4
+    assert str(model_fingerprint(cached(cached(model, 0.1), 0.0))) == lines[0]

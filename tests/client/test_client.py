@@ -1,4 +1,4 @@
-"""The client against a real ComfyUI: requests become videos, once each, and what goes wrong is told."""
+"""The client against a real ComfyUI: requests become videos, once each, and what goes wrong is said."""
 
 import asyncio
 import contextlib
@@ -175,11 +175,11 @@ def test_only_files_that_were_saved_are_results():
 
 
 def test_a_request_becomes_a_video_once(client, server, tmp_path):
-    told = []
-    made = client.generate(request(), tmp_path / "new" / "a.mp4", progress=told.append)
+    lines = []
+    made = client.generate(request(), tmp_path / "new" / "a.mp4", progress=lines.append)
     video = Probe(made)
     assert video.count == 12 and video.shows_something() and video.fps == 25
-    assert any(progress.of for progress in told) and any("clip" in progress.text for progress in told)
+    assert any(progress.of for progress in lines) and any("clip" in progress.text for progress in lines)
     before = len(server.get("/history"))
     again = client.generate(request(), tmp_path / "b.mp4")
     assert again.read_bytes() == made.read_bytes() and len(server.get("/history")) == before, "asked twice, made once"
@@ -395,9 +395,9 @@ def answering(status, body, headers, after=0.0, port=0):
 )
 def test_what_is_no_comfyui_is_told(tmp_path, status, body, headers, error, said):
     with answering(status, body, headers) as address, mc.Client(f"http://me:hidden@{address}", patience=0.3) as client:
-        with pytest.raises(error, match=said) as told:
+        with pytest.raises(error, match=said) as found:
             client.system_stats()
-        assert "secret" not in str(told.value) and "hidden" not in str(told.value)
+        assert "secret" not in str(found.value) and "hidden" not in str(found.value)
         with pytest.raises(mc.ClientError):
             client.generate(request(), tmp_path / "a.mp4")
 

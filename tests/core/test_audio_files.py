@@ -66,9 +66,9 @@ def test_what_holds_no_sound_is_told_in_our_words(tmp_path, name):
     content, said = USELESS[name]
     file = tmp_path / name
     file.write_bytes(content)
-    with pytest.raises(AudioError, match=said) as told:
+    with pytest.raises(AudioError, match=said) as found:
         read_sound(file)
-    assert f"'{name}'" in str(told.value) and not any(word in str(told.value) for word in ("Errno", "Invalid data", "None", "array"))
+    assert f"'{name}'" in str(found.value) and not any(word in str(found.value) for word in ("Errno", "Invalid data", "None", "array"))
     with pytest.raises(JobError):
         seconds_of_sound(file)
 

@@ -8,7 +8,7 @@ import torch
 
 from multitalk_nodes.multitalk_core.errors import SpeakerError
 from multitalk_nodes.multitalk_core.notes import noting
-from multitalk_nodes.multitalk_core.people.casting import ABSENT, Place, everyone, parse_places, settled, take_places
+from multitalk_nodes.multitalk_core.people.casting import ABSENT, DrawnBox, everyone, parse_boxes, settled, take_boxes
 from multitalk_nodes.multitalk_core.people.places import box_mask, faces_of, mask_box, parse_box, pixel_box
 from multitalk_nodes.multitalk_core.people.speakers import (
     Speaker,
@@ -44,10 +44,10 @@ def test_where_others_have_places_who_is_absent_is_left_out():
 
 def test_drawn_boxes_keep_their_owners_when_somebody_is_absent():
     (ben,) = voices("Ben")
-    for places in ([Place(LEFT, speaker=1), Place(RIGHT, speaker=2)], [Place(LEFT), Place(RIGHT)]):
-        absent, placed = take_places([ABSENT, ben], places)
+    for places in ([DrawnBox(LEFT, speaker=1), DrawnBox(RIGHT, speaker=2)], [DrawnBox(LEFT), DrawnBox(RIGHT)]):
+        absent, placed = take_boxes([ABSENT, ben], places)
         assert (absent.box, absent.waveform) == (LEFT, None) and (placed.name, placed.box) == ("Ben", RIGHT)
-    (placed,) = take_places([ABSENT, ben], [Place(RIGHT)])
+    (placed,) = take_boxes([ABSENT, ben], [DrawnBox(RIGHT)])
     assert (placed.name, placed.box) == ("Ben", RIGHT)
 
 
@@ -119,57 +119,57 @@ def test_the_box_around_a_mask():
 
 
 def test_places_go_from_left_to_right_to_those_who_have_none():
-    placed = take_places([*voices("", ""), Speaker(VOICE, 100, box=MIDDLE)], [Place(RIGHT), Place(LEFT)])
+    placed = take_boxes([*voices("", ""), Speaker(VOICE, 100, box=MIDDLE)], [DrawnBox(RIGHT), DrawnBox(LEFT)])
     assert [s.box for s in placed] == [LEFT, RIGHT, MIDDLE]
 
 
 def test_numbers_and_names_go_first():
-    placed = take_places(voices("Anna", "Ben", ""), [Place(LEFT, speaker=3), Place(MIDDLE, name="ben"), Place(RIGHT)])
+    placed = take_boxes(voices("Anna", "Ben", ""), [DrawnBox(LEFT, speaker=3), DrawnBox(MIDDLE, name="ben"), DrawnBox(RIGHT)])
     assert [s.box for s in placed] == [RIGHT, MIDDLE, LEFT]
 
 
 def test_a_place_gives_a_name_to_who_has_none():
-    assert [s.name for s in take_places(voices("", "Ben"), [Place(LEFT, "Anna"), Place(RIGHT, "Bob", speaker=2)])] == ["Anna", "Ben"]
+    assert [s.name for s in take_boxes(voices("", "Ben"), [DrawnBox(LEFT, "Anna"), DrawnBox(RIGHT, "Bob", speaker=2)])] == ["Anna", "Ben"]
 
 
 def test_people_without_a_voice_are_silent_and_come_last():
-    placed = take_places(voices("Anna"), [Place(RIGHT, silent=True, name="Ben"), Place(LEFT), Place(MIDDLE)])
+    placed = take_boxes(voices("Anna"), [DrawnBox(RIGHT, silent=True, name="Ben"), DrawnBox(LEFT), DrawnBox(MIDDLE)])
     assert [(s.box, s.waveform is None, s.name) for s in placed] == [(LEFT, False, "Anna"), (RIGHT, True, "Ben"), (MIDDLE, True, "")]
 
 
 def test_a_drawn_box_goes_before_a_mask_of_the_speaker_s():
-    (placed,) = take_places([Speaker(VOICE, 100, mask=torch.ones(4, 4))], [Place(LEFT, speaker=1)])
+    (placed,) = take_boxes([Speaker(VOICE, 100, mask=torch.ones(4, 4))], [DrawnBox(LEFT, speaker=1)])
     assert placed.box == LEFT and placed.mask is None
 
 
 def test_boxes_by_order_also_move_speakers_who_have_a_place():
     people = [Speaker(VOICE, 100, box=RIGHT), Speaker(VOICE, 100, box=MIDDLE)]
-    assert [s.box for s in take_places(people, [Place(RIGHT), Place(LEFT)])] == [LEFT, RIGHT]
-    assert [s.box for s in take_places(people, [Place(LEFT)])] == [LEFT, MIDDLE]
+    assert [s.box for s in take_boxes(people, [DrawnBox(RIGHT), DrawnBox(LEFT)])] == [LEFT, RIGHT]
+    assert [s.box for s in take_boxes(people, [DrawnBox(LEFT)])] == [LEFT, MIDDLE]
 
 
 def test_somebody_who_speaks_is_not_laid_over_somebody_silent():
     with pytest.raises(SpeakerError, match="Speaker 1 has no place: there are 1 speakers, but only 0 with a box"):
-        take_places(voices(""), [Place(LEFT, silent=True)])
+        take_boxes(voices(""), [DrawnBox(LEFT, silent=True)])
 
 
 def test_without_boxes_everybody_keeps_what_they_have():
     people = [*voices("Anna"), Speaker(VOICE, 100, box=RIGHT)]
-    assert take_places(people, []) == tuple(people)
+    assert take_boxes(people, []) == tuple(people)
 
 
 @pytest.mark.parametrize(
     ("places", "why"),
     [
-        ([Place(LEFT)], r"Speaker 2 \(Ben\) has no place: there are 2 speakers, but only 1 with a box"),
-        ([Place(LEFT, speaker=1), Place(RIGHT, speaker=1)], r"Speaker 1 \(Anna\) has two boxes"),
-        ([Place(LEFT, speaker=3)], "belongs to speaker 3, but there are only 2"),
-        ([Place(LEFT), Place(RIGHT), *[Place(MIDDLE, silent=True)] * 3], "There are 5 speakers, silent ones included"),
+        ([DrawnBox(LEFT)], r"Speaker 2 \(Ben\) has no place: there are 2 speakers, but only 1 with a box"),
+        ([DrawnBox(LEFT, speaker=1), DrawnBox(RIGHT, speaker=1)], r"Speaker 1 \(Anna\) has two boxes"),
+        ([DrawnBox(LEFT, speaker=3)], "belongs to speaker 3, but there are only 2"),
+        ([DrawnBox(LEFT), DrawnBox(RIGHT), *[DrawnBox(MIDDLE, silent=True)] * 3], "There are 5 speakers, silent ones included"),
     ],
 )
 def test_places_that_cannot_be_taken_are_told_with_the_speaker(places, why):
     with pytest.raises(SpeakerError, match=why):
-        take_places(voices("Anna", "Ben"), places)
+        take_boxes(voices("Anna", "Ben"), places)
 
 
 def test_sockets_bring_one_or_several():
@@ -184,8 +184,8 @@ def test_sockets_bring_one_or_several():
 
 def test_the_editor_s_boxes_are_read():
     text = json.dumps([{"box": list(LEFT), "name": " Anna ", "speaker": 2}, {"box": [1, 2, 30, 40], "silent": True, "colour": "#fff"}])
-    assert parse_places(text) == [Place(LEFT, "Anna", 2), Place((1, 2, 30, 40), silent=True)]
-    assert parse_places(" ") == parse_places("[]") == []
+    assert parse_boxes(text) == [DrawnBox(LEFT, "Anna", 2), DrawnBox((1, 2, 30, 40), silent=True)]
+    assert parse_boxes(" ") == parse_boxes("[]") == []
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_the_editor_s_boxes_are_read():
 )
 def test_boxes_that_nobody_can_read_are_told_by_number(text, why):
     with pytest.raises(SpeakerError, match=why):
-        parse_places(text)
+        parse_boxes(text)
 
 
-# what users are told
+# what users see
 
 
 def tokens(people, size=(64, 128)):

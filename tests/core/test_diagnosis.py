@@ -29,7 +29,7 @@ def package(folder, name, version, requires=""):
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    return lambda *told: package(tmp_path, *told)
+    return lambda *given: package(tmp_path, *given)
 
 
 def by_name(facts):
@@ -65,8 +65,8 @@ def test_a_package_that_cannot_be_imported_is_told(monkeypatch, tmp_path):
     (tmp_path / "half_a_package.py").write_text("raise OSError('sndfile library not found')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(machine.REQUIRED, "soundfile", "half_a_package")
-    told = by_name(versions())["soundfile"]
-    assert told.problem and "sndfile library not found" in told.value and "--force-reinstall" in told.advice
+    value = by_name(versions())["soundfile"]
+    assert value.problem and "sndfile library not found" in value.value and "--force-reinstall" in value.advice
 
 
 def test_packages_that_do_not_fit_each_other_are_told(installed):
@@ -106,8 +106,8 @@ def test_cc_may_have_options_or_blanks_in_its_path(tmp_path, blank):
     compiler = folder / "gcc.exe"
     compiler.write_text("")
     compiler.chmod(0o755)
-    told = by_name(compilers({"CC": str(compiler) if blank else f'"{compiler.as_posix()}" -O2'}))["C compiler"]
-    assert not told.problem and "gcc" in told.value
+    value = by_name(compilers({"CC": str(compiler) if blank else f'"{compiler.as_posix()}" -O2'}))["C compiler"]
+    assert not value.problem and "gcc" in value.value
 
 
 @pytest.mark.parametrize("content", ["raise OSError('[WinError 126] c10.dll')", "raise ImportError('undefined symbol: x')"])
@@ -202,7 +202,7 @@ def test_needs_grow_with_size_and_length_and_weights():
 
 @pytest.mark.parametrize(("vram", "says"), [(80, ""), (24, "waits in RAM"), (6, "smaller size")])
 def test_a_card_is_held_against_what_is_needed(vram, says):
-    rows = needs("multitalk-480", 10, 33 * 10**9, 5 * 10**9, 8 * 10**9).told(vram=vram * 10**9)
+    rows = needs("multitalk-480", 10, 33 * 10**9, 5 * 10**9, 8 * 10**9).rows(vram=vram * 10**9)
     assert rows[0][2] == "" if not says else says in rows[0][2]
     assert all("computed" in row[1] for row in rows)
 

@@ -131,9 +131,9 @@ def sparse(path, layout, size=2_000_000_000):
         header[key] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [at, at := at + tensor.numel() * width]}
         if layout == "fp8" and layouts.is_matrix(key):
             header[key.replace("weight", "scale_weight")] = {"dtype": "F32", "shape": [], "data_offsets": [at, at := at + 4]}
-    told = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(told)) + told)
-    os.truncate(path, 8 + len(told) + at)
+    found = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(found)) + found)
+    os.truncate(path, 8 + len(found) + at)
     return path
 
 
@@ -152,7 +152,7 @@ def sparse_gguf(path, tensors):
     return path
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory by kind is told by Linux only")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells memory by kind")
 @pytest.mark.parametrize("layout", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("fp16", "fp8")), "Q8_0"])
 def test_loading_takes_a_tenth_of_the_file_in_memory_at_most(comfy, tmp_path, layout):
     layouts.write(tmp_path / "infinitetalk.safetensors", "fp16 throughout")
@@ -221,7 +221,7 @@ def scaled_file(**changes):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "given"),
     [
         ({f"{LAYER}.scale_weight": torch.ones(3)}, r"has a scale of shape \[3\]; one number, or one a row"),
         ({f"{LAYER}.scale_weight": torch.ones(1, 256)}, r"has a scale of shape \[1, 256\]"),
@@ -236,14 +236,14 @@ def scaled_file(**changes):
         ({f"{LAYER}.comfy_quant": b"nothing"}, "in a way that is not known here"),
     ],
 )
-def test_what_would_load_as_noise_is_refused(comfy, tmp_path, change, told):
+def test_what_would_load_as_noise_is_refused(comfy, tmp_path, change, given):
     tensors = scaled_file()
     for key, value in change.items():
         if value is None:
             del tensors[key]
         else:
             tensors[key] = torch.tensor(list(value), dtype=torch.uint8) if isinstance(value, bytes) else value
-    assert re.search(told, refusal(tmp_path, tensors))
+    assert re.search(given, refusal(tmp_path, tensors))
 
 
 def test_a_file_named_as_the_other_container_is_told_its_name(comfy, tmp_path):

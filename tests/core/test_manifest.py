@@ -36,7 +36,7 @@ def test_a_preset_is_enough_for_its_template_with_and_without_turbo(preset):
 def test_the_preset_all_is_what_templates_need_and_fits_a_volume_of_100_gb():
     everything = SHIPPED.presets["all"]
     assert {entry.name for entry in everything.files} == set().union(*map(files_of, TEMPLATES))
-    assert everything.bytes < 65 * GB and everything.told.startswith("about 62.1 GB")
+    assert everything.bytes < 65 * GB and everything.size_in_words.startswith("about 62.1 GB")
 
 
 def test_every_preset_has_all_six_kinds():
@@ -45,9 +45,9 @@ def test_every_preset_has_all_six_kinds():
 
 
 def test_readme_and_docs_tell_every_set_with_its_size():
-    told = (ROOT / "docs" / "models.md").read_text()
+    text = (ROOT / "docs" / "models.md").read_text()
     for name, preset in SHIPPED.presets.items():
-        assert any(f"| `{name}` |" in line and line.endswith(f"| {preset.told} |") for line in told.splitlines()), name
+        assert any(f"| `{name}` |" in line and line.endswith(f"| {preset.size_in_words} |") for line in text.splitlines()), name
     assert f"{SHIPPED.presets['all'].bytes / GB:.0f} GB" in (ROOT / "README.md").read_text()
 
 
@@ -59,15 +59,15 @@ def test_hashes_are_hashes_and_only_those_seen_at_the_source_are_confirmed():
         assert (entry.family is not None) == (entry.kind == "multitalk")
     confirmed = sum(entry.confirmed for entry in SHIPPED.files.values())
     seen = sum(entry.sha256 is not None for entry in SHIPPED.files.values()) - confirmed
-    told = (ROOT / "docs" / "models.md").read_text()
-    assert f"{confirmed} of the {len(SHIPPED.files)} listed files" in told and f"{seen} one that was seen elsewhere" in told
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert f"{confirmed} of the {len(SHIPPED.files)} listed files" in text and f"{seen} one that was seen elsewhere" in text
 
 
 def test_sizes_are_said_to_be_rough_where_they_are():
-    assert SHIPPED.files["wan2.1_i2v_480p_14B_fp16.safetensors"].told == "32.8 GB"
-    assert SHIPPED.files["multitalk.safetensors"].told == "about 9.9 GB"
-    assert SHIPPED.files["wav2vec2-chinese-base_fp16.safetensors"].told == "190 MB"
-    assert SHIPPED.files["WanVideo_2_1_Multitalk_14B_fp8_e4m3fn.safetensors"].told == "of unknown size"
+    assert SHIPPED.files["wan2.1_i2v_480p_14B_fp16.safetensors"].size_in_words == "32.8 GB"
+    assert SHIPPED.files["multitalk.safetensors"].size_in_words == "about 9.9 GB"
+    assert SHIPPED.files["wav2vec2-chinese-base_fp16.safetensors"].size_in_words == "190 MB"
+    assert SHIPPED.files["WanVideo_2_1_Multitalk_14B_fp8_e4m3fn.safetensors"].size_in_words == "of unknown size"
 
 
 def test_downloads_name_the_page_and_the_folder():

@@ -73,9 +73,9 @@ def test_a_complete_folder_is_complete_by_what_the_files_hold(models):
     assert checked.state("lora") == "missing", "which is not needed"
     assert only(checked, "wan21").name == "folder/wan.safetensors" and only(checked, "wan21").folder == "diffusion_models"
     assert "Everything is there" in checked.table()
-    told = json.loads(json.dumps(checked.told()))
-    assert told["complete"] and list(told["models"]) == list(ROLES) and str(models) not in json.dumps(told)
-    assert {"multitalk", "wan21", "wav2vec", "vae", "clip"} < set(told["model_info"]["models_available"])
+    data = json.loads(json.dumps(checked.as_json()))
+    assert data["complete"] and list(data["models"]) == list(ROLES) and str(models) not in json.dumps(data)
+    assert {"multitalk", "wan21", "wav2vec", "vae", "clip"} < set(data["model_info"]["models_available"])
 
 
 @pytest.mark.parametrize("role", NEEDED)
@@ -83,7 +83,7 @@ def test_what_is_missing_is_named_with_the_file_to_get(models, role):
     (models / FILES[role]).unlink()
     checked = check_models(places(models))
     assert not checked.complete and checked.state(role) == "missing" and sum(checked.available.values()) == 5
-    wanted = checked.told()["models"][role]["get"]
+    wanted = checked.as_json()["models"][role]["get"]
     assert wanted["file"] in Manifest.load().files and wanted["url"].startswith("https://huggingface.co/")
     assert f"for example {wanted['file']}" in checked.table()
     assert checked.verdict("my/models").endswith(f": python dev.py models get {wanted['file']} --models my/models"), "that file alone"
@@ -111,8 +111,8 @@ def test_a_wrong_file_with_a_published_name_is_the_one_to_get_again(models):
     file = models / "unet" / "wan2.1_i2v_480p_14B_fp8_scaled.safetensors"
     (models / FILES["wan21"]).rename(file)
     file.write_bytes(file.read_bytes()[:-10])
-    told = check_models(places(models)).verdict()
-    assert told.endswith("(16.4 GB; takes the place of what is wrong): python dev.py models get "
+    found = check_models(places(models)).verdict()
+    assert found.endswith("(16.4 GB; takes the place of what is wrong): python dev.py models get "
                          "wan2.1_i2v_480p_14B_fp8_scaled.safetensors --models DIR --replace")  # fmt: skip
 
 
@@ -327,13 +327,13 @@ def test_the_node_looks_into_comfyui_s_folders(server):
     graph |= {f"show_{number}": node("PreviewAny", source=["check", number]) for number in range(3)}
     try:
         found = server.run(graph)
-        table, told, facts = ("".join(found[f"show_{number}"]["text"]) for number in range(3))
-        assert "present" in table and json.loads(told)["complete"] and json.loads(told)["deep"]
-        assert json.loads(told)["models"]["wan21"]["files"][0]["file"]
+        table, item, facts = ("".join(found[f"show_{number}"]["text"]) for number in range(3))
+        assert "present" in table and json.loads(item)["complete"] and json.loads(item)["deep"]
+        assert json.loads(item)["models"]["wan21"]["files"][0]["file"]
         for line in ("ComfyUI", "torch", "device", "attention", "VRAM for 960×960", "disk for 60 s"):
             assert line in facts
         assert "The demo model" in facts, "there is no card here"
-        assert "".join(found["check"]["text"]) == f"{table}\n\n{facts}" and str(server.base) not in table + told + facts
+        assert "".join(found["check"]["text"]) == f"{table}\n\n{facts}" and str(server.base) not in table + item + facts
     finally:
         for file in made:
             file.unlink()

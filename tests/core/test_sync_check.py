@@ -151,7 +151,7 @@ def test_where_no_mouth_is_nothing_is_found(voices, good):
 def test_too_short_a_video_tells_nothing(voices, good, frames):
     found = check(good[:frames], voices)
     assert verdicts(found) == ["unknown", "unknown"]
-    assert found.report.startswith("Nothing can be told: the video has")
+    assert found.report.startswith("Nothing can be said: the video has")
     assert sync_picture(found).shape[1] == 1024
 
 
@@ -297,11 +297,11 @@ def test_the_node_checks_what_the_pack_made_as_images_and_as_video(server):
     graph["swapped"] = node("MultiTalkSyncCheck", video=["video", 0], faces=["boxes", 2], **settings)
     exchanged = [{"box": [0.5, 0, 1, 1]}, {"box": [0, 0, 0.5, 1]}]
     graph["boxes"] = node("MultiTalkSpeakerBoxes", image=["image", 0], boxes=json.dumps(exchanged))
-    graph["told"] = node("PreviewAny", source=["check", 2])
+    graph["values"] = node("PreviewAny", source=["check", 2])
     outputs = server.run(graph.prompt())
     for title in ("images", "check", "swapped"):
         assert outputs[title]["images"] and outputs[title]["text"][0].startswith("All is as it should be."), outputs[title]["text"]
-    values = json.loads(outputs["told"]["text"][0])
+    values = json.loads(outputs["values"]["text"][0])
     assert [speaker["verdict"] for speaker in values["speakers"]] == ["in time", "in time"]
     for given in ({}, {"images": ["decode", 0], "video": ["video", 0]}):
         graph["check"] = node("MultiTalkSyncCheck", **given, **settings)

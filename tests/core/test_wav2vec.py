@@ -249,9 +249,9 @@ def test_a_long_track_is_the_single_pass_when_layers_look_nearby(kind, tmp_path)
 
 
 def test_progress_is_told_after_every_window_and_may_stop_it():
-    encoder, told = encoder_of(published("group", num_hidden_layers=1)), []
-    encoder.encode(voice(90), on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(1000, 2250), (2000, 2250), (2250, 2250)]
+    encoder, lines = encoder_of(published("group", num_hidden_layers=1)), []
+    encoder.encode(voice(90), on_progress=lambda done, total: lines.append((done, total)))
+    assert lines == [(1000, 2250), (2000, 2250), (2250, 2250)]
 
     def stop(done: int, total: int) -> None:
         raise InterruptedError
@@ -478,7 +478,7 @@ def test_files_in_several_parts_are_one(tmp_path):
 
 
 def test_a_folder_s_file_is_the_folder(tmp_path):
-    """Four heads of 32 and normalising are told by the files beside it."""
+    """Four heads of 32 and normalising are read from the files beside it."""
     network = published("group", num_attention_heads=4)
     folder = write_folder(tmp_path, network, True)
     by_folder, by_file = (build_encoder(read_encoder(path)) for path in (folder, folder / "model.safetensors"))
@@ -509,10 +509,10 @@ def test_shapes_tell_the_configuration_of_the_published_encoders(published_confi
     config = transformers.Wav2Vec2Config(**published_config)
     with torch.device("meta"):
         tensors = transformers.Wav2Vec2Model(config).state_dict()
-    told = infer_config(tensors, "published")
+    found = infer_config(tensors, "published")
     theirs = config.to_dict()
-    assert {key: list(v) if isinstance(v := theirs[key], tuple) else v for key in told} == told
-    assert told["num_attention_heads"] == heads
+    assert {key: list(v) if isinstance(v := theirs[key], tuple) else v for key in found} == found
+    assert found["num_attention_heads"] == heads
 
 
 # files that are not an encoder
@@ -568,7 +568,7 @@ def outcome(files: EncoderFiles) -> str:
 
 
 @kinds
-@pytest.mark.parametrize("with_config", [True, False], ids=["configured", "told by shapes"])
+@pytest.mark.parametrize("with_config", [True, False], ids=["configured", "read from shapes"])
 def test_every_missing_tensor_is_refused(kind, with_config):
     network = published(kind)
     tensors, config = network.state_dict(), config_of(network) if with_config else None

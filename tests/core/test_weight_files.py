@@ -1,4 +1,4 @@
-"""Files that are not what their name or place says: told from the header, before anything is mapped."""
+"""Files that are not what their name or place says: known from the header, before anything is mapped."""
 
 import json
 import random
@@ -17,8 +17,8 @@ from multitalk_nodes.tests.support import layouts
 
 
 def safetensors(path, header, data=b"", length=None):
-    told = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(told) if length is None else length) + told + data)
+    found = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(found) if length is None else length) + found + data)
     return path
 
 
@@ -27,7 +27,7 @@ def tensor(start=0, stop=8, dtype="F32", shape=(2,)):
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "given"),
     [
         (b"{", "Expecting"),
         (b"[]", "not an object"),
@@ -46,8 +46,8 @@ def tensor(start=0, stop=8, dtype="F32", shape=(2,)):
         ({"a": tensor(), "__metadata__": {"x": 1}}, "metadata that are not texts"),
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused(tmp_path, header, told):
-    with pytest.raises(WeightsError, match=f"'weights.safetensors' has a damaged header.*{told}.*Get it again"):
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, header, given):
+    with pytest.raises(WeightsError, match=f"'weights.safetensors' has a damaged header.*{given}.*Get it again"):
         read_header(safetensors(tmp_path / "weights.safetensors", header, bytes(24)))
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_header_is_an_error_of_ours_whatever_the_damage(tmp_path, layo
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "given"),
     [
         (b"<!DOCTYPE html><html>Log in</html>", "is a web page"),
         (b"\n <html>", "is a web page"),
@@ -100,10 +100,10 @@ def test_a_damaged_header_is_an_error_of_ours_whatever_the_damage(tmp_path, layo
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**50), "a text of"),
     ],
 )
-def test_a_stranger_is_named(tmp_path, content, told):
+def test_a_stranger_is_named(tmp_path, content, given):
     path = tmp_path / "multitalk.safetensors"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=f"'multitalk.safetensors' .*{told}"):
+    with pytest.raises(WeightsError, match=f"'multitalk.safetensors' .*{given}"):
         read_header(path)
 
 
@@ -112,10 +112,10 @@ def test_gguf_headers_say_what_the_package_gguf_reads(tmp_path):
 
     layouts.write(tmp_path / "a.gguf", "Q5_K")
     header = read_header(tmp_path / "a.gguf")
-    for told in gguf.GGUFReader(tmp_path / "a.gguf").tensors:
-        entry = header.tensors[told.name]
-        assert entry.shape == tuple(reversed(told.shape.tolist())) and entry.dtype == told.tensor_type.name
-        assert (entry.start, entry.stop - entry.start) == (told.data_offset, told.n_bytes)
+    for item in gguf.GGUFReader(tmp_path / "a.gguf").tensors:
+        entry = header.tensors[item.name]
+        assert entry.shape == tuple(reversed(item.shape.tolist())) and entry.dtype == item.tensor_type.name
+        assert (entry.start, entry.stop - entry.start) == (item.data_offset, item.n_bytes)
     assert header.metadata["general.architecture"] == "wan"
 
 
@@ -195,7 +195,7 @@ def test_an_encoder_of_unknown_origin_comes_with_a_hint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told"),
+    ("tensors", "given"),
     [
         (WAN, r"is a WAN model \(for Load Diffusion Model\), not MultiTalk's audio weights\. Get wan2\.1_infiniteTalk"),
         (ENCODER, r"is a Wav2Vec2 encoder"),
@@ -203,21 +203,21 @@ def test_an_encoder_of_unknown_origin_comes_with_a_hint(tmp_path):
         ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, r"is none of the models that talking video needs \(it holds 'double_blocks"),
     ],
 )
-def test_the_audio_loader_names_what_it_got_instead(comfy, tmp_path, tensors, told):
+def test_the_audio_loader_names_what_it_got_instead(comfy, tmp_path, tensors, given):
     from multitalk_nodes.comfy_bridge.weights import load_weights
 
     save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "multitalk.safetensors")
-    with pytest.raises(WeightsError, match=f"'multitalk.safetensors' {told}"):
+    with pytest.raises(WeightsError, match=f"'multitalk.safetensors' {given}"):
         load_weights(str(tmp_path / "multitalk.safetensors"), "multitalk.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told"), [(WAN, "is a WAN model"), (AUDIO, "audio weights .for MultiTalk Model Loader"), (LARGE, "wav2vec2-large")]
+    ("tensors", "given"), [(WAN, "is a WAN model"), (AUDIO, "audio weights .for MultiTalk Model Loader"), (LARGE, "wav2vec2-large")]
 )
-def test_the_encoder_loader_names_what_it_got_instead(comfy, tmp_path, tensors, told):
+def test_the_encoder_loader_names_what_it_got_instead(comfy, tmp_path, tensors, given):
     from multitalk_nodes.comfy_bridge.encoder import load_encoder
     from multitalk_nodes.multitalk_core.errors import EncoderError
 
     save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, tmp_path / "encoder.safetensors")
-    with pytest.raises(EncoderError, match=f"'encoder.safetensors' .*{told}.*wav2vec2-chinese-base_fp16"):
+    with pytest.raises(EncoderError, match=f"'encoder.safetensors' .*{given}.*wav2vec2-chinese-base_fp16"):
         load_encoder(tmp_path / "encoder.safetensors")

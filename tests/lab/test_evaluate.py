@@ -243,8 +243,8 @@ def test_a_fault_is_told(evaluate, tmp_path, fault, rows, missed):
     found = report.figures(records(evaluate, tmp_path, rows, fault=fault))
     for bounds in (report.BOUNDS, report.QUICK_BOUNDS):
         sentences = report.missed(found, bounds)
-        told = {name for name in rows if any(sentence.startswith(f"{report.title(name)}:") for sentence in sentences)}
-        assert told == missed & {bound.row for bound in bounds}
+        names = {name for name in rows if any(sentence.startswith(f"{report.title(name)}:") for sentence in sentences)}
+        assert names == missed & {bound.row for bound in bounds}
 
 
 @pytest.mark.parametrize(("fault", "missed"), [("", False), ("pictures fade", True)])

@@ -8,7 +8,7 @@ from multitalk_nodes.lab.kills import PHASES, kills
 @pytest.mark.parametrize("count", [2, pytest.param(2 * len(PHASES), marks=pytest.mark.slow)])
 def test_wherever_comfyui_is_killed_the_file_comes_out_the_same(comfy, tmp_path, count):
     done = kills(tmp_path, count, seed=0)
-    told = "\n".join(map(str, done))
-    assert len(done) == count and all(kill.same and kill.resumed for kill in done), told
+    text = "\n".join(map(str, done))
+    assert len(done) == count and all(kill.same and kill.resumed for kill in done), text
     hit = {kill.phase for kill in done if kill.hit}
-    assert hit >= {"denoise", "anywhere"} if count > 2 else hit, told  # the others last milliseconds
+    assert hit >= {"denoise", "anywhere"} if count > 2 else hit, text  # the others last milliseconds

@@ -62,9 +62,9 @@ def test_a_file_tells_who_trained_it(tmp_path):
     with pytest.raises(Halt):
         fit(tmp_path / "a.pt", 12, stop=7)
     fit(tmp_path / "a.pt", 12)
-    told = histories(tmp_path)["a"]
-    assert told["steps"] == 12
-    assert told["history"] == [{"commit": commit(), "first_step": 0, "steps": 12}]
+    value = histories(tmp_path)["a"]
+    assert value["steps"] == 12
+    assert value["history"] == [{"commit": commit(), "first_step": 0, "steps": 12}]
 
 
 def test_learning_rates_rise_and_fall():

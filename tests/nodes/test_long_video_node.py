@@ -64,7 +64,7 @@ BINARY = {1: "preview", 3: "progress_text", 4: "preview"}  # ComfyUI's numbers
 
 
 async def overheard(server, prompt, *names, asks=None):
-    """What each of several clients is told, as kinds and counts, while one of them has a prompt run (or somebody without an id)."""
+    """What each of several clients receives, as kinds and counts, while one of them has a prompt run (or somebody without an id)."""
     kinds = {name: Counter() for name in names}
     done = asyncio.Event()
 
@@ -76,11 +76,11 @@ async def overheard(server, prompt, *names, asks=None):
                 if message.type is aiohttp.WSMsgType.BINARY:
                     kinds[name][BINARY[int.from_bytes(message.data[:4], "big")]] += 1
                 elif message.type is aiohttp.WSMsgType.TEXT:
-                    told = json.loads(message.data)
-                    kinds[name][told["type"]] += 1
-                    if told["type"] == "feature_flags":  # the answer
+                    data = json.loads(message.data)
+                    kinds[name][data["type"]] += 1
+                    if data["type"] == "feature_flags":  # the answer
                         ready.set()
-                    if queued and told["type"] == "status" and not told["data"]["status"]["exec_info"]["queue_remaining"]:
+                    if queued and data["type"] == "status" and not data["data"]["status"]["exec_info"]["queue_remaining"]:
                         done.set()  # all have heard everything
 
     queued = []

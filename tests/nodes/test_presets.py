@@ -29,12 +29,12 @@ def test_a_preset_is_the_published_numbers(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_number_says_where_it_comes_from(name):
-    told = PRESETS[name].explain("multitalk-720")
+    found = PRESETS[name].explain("multitalk-720")
     for setting in ("steps", "shift", "text_scale", "audio_scale", "cache"):
-        line = next(line for line in told.splitlines() if line.startswith(setting))
+        line = next(line for line in found.splitlines() if line.startswith(setting))
         assert len(line.partition(": ")[2]) > 3
-    assert ("set MultiTalk Step Cache's table" in told and "table multitalk-720: " in told) == (name == "balanced")
-    assert ("LoRA" in told.splitlines()[0]) == name.startswith("turbo")
+    assert ("set MultiTalk Step Cache's table" in found and "table multitalk-720: " in found) == (name == "balanced")
+    assert ("LoRA" in found.splitlines()[0]) == name.startswith("turbo")
 
 
 def test_a_preset_drives_the_sampler_through_the_queue(server):
@@ -43,5 +43,5 @@ def test_a_preset_drives_the_sampler_through_the_queue(server):
     graph["audio_1"]["inputs"]["audio"] = server.upload(SAMPLES / "voice_1.wav")
     graph["preset"] = node("MultiTalkPreset", preset="turbo lightx2v", size="multitalk-480")
     graph.set("sample", steps=["preset", 0], shift=["preset", 1], text_scale=["preset", 2], audio_scale=["preset", 3])
-    graph["told"] = node("PreviewAny", source=["preset", 5])
+    graph["about"] = node("PreviewAny", source=["preset", 5])
     assert any("lightx2v" in str(output) for output in server.run(graph.prompt()).values())

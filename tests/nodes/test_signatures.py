@@ -64,7 +64,7 @@ def put_first(entry, name):
     entry["widgets"].insert(0, name)
 
 
-CHANGES = {  # what is done to MultiTalkGuider, and what is told
+CHANGES = {  # what is done to MultiTalkGuider, and what is said about it
     "an input goes": (lambda node: node["inputs"].pop("apg"), "input apg is gone"),
     "an input is renamed": (lambda node: node["inputs"].update(guide=node["inputs"].pop("positive")), "input positive is gone"),
     "a type changes": (lambda node: node["inputs"]["text_scale"].update(type="INT"), "text_scale was FLOAT, is now INT"),
@@ -80,11 +80,11 @@ CHANGES = {  # what is done to MultiTalkGuider, and what is told
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_made_up_break_is_told(now, change):
-    make, told = CHANGES[change]
+    make, item = CHANGES[change]
     changed, node = edited(now)
     make(node)
     (problem, *_) = breaks(now, changed, {})
-    assert problem.startswith("MultiTalkGuider: ") and told in problem
+    assert problem.startswith("MultiTalkGuider: ") and item in problem
 
 
 def test_a_choice_that_goes_and_a_default_that_changes_are_told(now):

@@ -104,14 +104,14 @@ def test_timeline_and_preview_and_label_map_show_what_is_right(server, recording
     graph["text"] = node("PreviewAny", source=["dialogue", 2])
     graph["timeline"] = node("PreviewImage", images=["dialogue", 3])
     graph["preview"] = node("MultiTalkPreviewSpeakers", image=["image", 0], speakers=["voices", 0], width=0, height=0)
-    graph["told"] = node("PreviewAny", source=["preview", 1])
+    graph["report"] = node("PreviewAny", source=["preview", 1])
     sampling = Graph()["sample"]["inputs"]
     graph["map"] = node("MultiTalkLabelMap", **{**sampling, "steps": 4}, block=3, step=2, second=0.5)
     graph["heard"] = node("PreviewAny", source=["map", 1])
     outputs = server.run(graph.prompt())
-    texts = {title: outputs[title]["text"][0] for title in ("text", "told", "heard")}
+    texts = {title: outputs[title]["text"][0] for title in ("text", "report", "heard")}
     assert texts["text"] == "Anna: 0.000-0.800\nBen: 0.800-1.600"
-    assert texts["told"].startswith("Speaker 1 (Anna): ") and "cells" in texts["told"]
+    assert texts["report"].startswith("Speaker 1 (Anna): ") and "cells" in texts["report"]
     assert texts["heard"].startswith("Place of speaker 1: ")
     assert all(outputs[title]["images"] for title in ("timeline", "preview", "map"))
 

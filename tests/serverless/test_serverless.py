@@ -1,4 +1,4 @@
-"""The worker on a real ComfyUI and a real S3 server: jobs become videos in the bucket, whoever sends them, and health is told."""
+"""The worker on a real ComfyUI and a real S3 server: jobs become videos in the bucket, whoever sends them, and health is said."""
 
 import asyncio
 import base64
@@ -26,10 +26,10 @@ pytestmark = pytest.mark.usefixtures("short_clips")
 
 @pytest.fixture
 def environment(server, bucket):
-    """What the worker is told."""
+    """What the worker is said."""
     folders = {f"MULTITALK_{kind.upper()}_FOLDER": str(server.base / kind) for kind in ("input", "output", "temp")}
-    told = {"COMFYUI_URL": server.url, "MULTITALK_TEMPLATE": "demo_long_talk", "AWS_S3_BUCKET_NAME": BUCKET}
-    return KEYS | folders | told | {"BUCKET_ENDPOINT_URL": bucket.address}
+    data = {"COMFYUI_URL": server.url, "MULTITALK_TEMPLATE": "demo_long_talk", "AWS_S3_BUCKET_NAME": BUCKET}
+    return KEYS | folders | data | {"BUCKET_ENDPOINT_URL": bucket.address}
 
 
 @pytest.fixture
@@ -94,9 +94,9 @@ def test_models_stay_loaded_between_jobs(worker, server, bucket, tmp_path):
     given = SHORT | {"audio_1": "1.wav", "condition_image": "multi1.png"}
     for seed in (21, 22):
         in_bucket(bucket, answered(worker, given | {"seed": seed}, f"loaded-{seed}"), tmp_path / "a.mp4")
-    told = {name: message for name, message in server.get(f"/history/{id_of('loaded-22')}")[id_of("loaded-22")]["status"]["messages"]}
+    data = {name: message for name, message in server.get(f"/history/{id_of('loaded-22')}")[id_of("loaded-22")]["status"]["messages"]}
     loader = next(number for number, node in Template.load("demo_long_talk").graph.items() if node["class_type"] == "MultiTalkDemoModel")
-    assert loader in told["execution_cached"]["nodes"]
+    assert loader in data["execution_cached"]["nodes"]
     assert answered(worker, {"health_check": True})["multitalk_loaded"] is True
 
 
@@ -240,12 +240,12 @@ def test_published_templates_fit_the_nodes_and_lack_only_their_models(worker, se
     picture = {"condition_image": "multi1.png"} if Template.load(name).takes("image") else {"condition_video": inline("silent_face.mp4")}
     with pytest.raises(tools.PromptRefused) as refused:
         server.queue(graph)
-    errors = [(told["class_type"], error["type"]) for told in refused.value.node_errors.values() for error in told["errors"]]
+    errors = [(item["class_type"], error["type"]) for item in refused.value.node_errors.values() for error in item["errors"]]
     loaders = {node["class_type"] for node in graph.values()} & set(models.LOADERS)
     assert {kind for _, kind in errors} == {"value_not_in_list"} and {node for node, _ in errors} == loaders
     asked = {key: value for key, value in SHORT.items() if key != "condition_image"}
-    told = answered(worker, asked | {"audio_1": "1.wav", "template": name} | picture)
-    assert told["error_code"] == "models_missing" and "Required MeiGen-MultiTalk components missing" in told["error"]
+    found = answered(worker, asked | {"audio_1": "1.wav", "template": name} | picture)
+    assert found["error_code"] == "models_missing" and "Required MeiGen-MultiTalk components missing" in found["error"]
 
 
 # -- the whole thing, as it is started
@@ -255,10 +255,10 @@ def test_the_sdks_server_answers_curl(server, bucket, tmp_path):
     """`dev.py serve`'s program: ComfyUI, the worker and its health, and not one secret in all that it writes."""
     ports = [tools.free_port() for _ in range(2)]
     options = ["--port", ports[0], "--health-port", ports[1], "--base", tmp_path / "base"]
-    told = KEYS | {"AWS_S3_BUCKET_NAME": BUCKET, "BUCKET_ENDPOINT_URL": bucket.address, "RUNPOD_DEBUG_LEVEL": "DEBUG"}
+    data = KEYS | {"AWS_S3_BUCKET_NAME": BUCKET, "BUCKET_ENDPOINT_URL": bucket.address, "RUNPOD_DEBUG_LEVEL": "DEBUG"}
     log = (tmp_path / "log").open("w+")
     with subprocess.Popen(
-        launched("tools.comfyui.serve", *map(str, options)), cwd=ROOT, env=os.environ | told, stdout=log, stderr=log
+        launched("tools.comfyui.serve", *map(str, options)), cwd=ROOT, env=os.environ | data, stdout=log, stderr=log
     ) as running:
         try:
             ready = _waited(f"http://127.0.0.1:{ports[1]}/ready", running)

@@ -313,8 +313,8 @@ def test_a_websocket_that_is_cut_costs_nothing(environment, kept, bucket, tmp_pa
     """Everything passes but /ws, which is closed as soon as it is open."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=_forward, args=(listening, kept.port), daemon=True).start()
-        told = environment | {"COMFYUI_URL": f"http://127.0.0.1:{listening.getsockname()[1]}"}
-        answer = run(told, SHORT | {"seed": 14}, "deaf")
+        data = environment | {"COMFYUI_URL": f"http://127.0.0.1:{listening.getsockname()[1]}"}
+        answer = run(data, SHORT | {"seed": 14}, "deaf")
     assert in_bucket(bucket, answer, tmp_path / "a.mp4").frames == 12
 
 

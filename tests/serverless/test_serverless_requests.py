@@ -98,9 +98,9 @@ def test_boxes_in_meigens_form_count_rows_first():
     ],
 )
 def test_what_does_not_fit_is_told(changes, code, said):
-    with pytest.raises(JobError, match=re.escape(said)) as told:
+    with pytest.raises(JobError, match=re.escape(said)) as found:
         asked(**changes)
-    reply = told.value.reply()
+    reply = found.value.reply()
     assert reply["error_code"] == code and isinstance(reply["error"], str) and code in reply["error"]
 
 
@@ -150,7 +150,7 @@ WORKING = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("examples", [250, pytest.param(2500, marks=pytest.mark.slow)])
 def test_nothing_malformed_reaches_the_graph(examples):
-    """Either told in a sentence without what was sent, or a graph of the template's own nodes and of known values."""
+    """Either refused in a sentence without what was sent, or a graph of the template's own nodes and of known values."""
     fuzz = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     fuzz(given(REQUESTS | WORKING)(told_or_the_templates_graph))()
 
@@ -221,9 +221,9 @@ def test_turbo_and_several_speakers_choose_their_template():
         ({"template": "demo_long_talk", "turbo": True}, "turbo_not_available"),
         ({"template": "none"}, "template_not_found"),
     ):
-        with pytest.raises(JobError) as told:
+        with pytest.raises(JobError) as found:
             chosen(**changes)
-        assert told.value.code == code
+        assert found.value.code == code
 
 
 def test_a_published_template_takes_everything(tmp_path):
@@ -268,11 +268,11 @@ def test_voices_in_turn_end_with_the_video():
     ],
 )  # fmt: skip
 def test_addresses_inside_are_not_asked(url, tmp_path):
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as found:
         asyncio.run(fetch.fetch(url, tmp_path / "a", 1000))
-    assert told.value.code in ("input_refused", "invalid_input"), "nobody was asked"
+    assert found.value.code in ("input_refused", "invalid_input"), "nobody was asked"
     assert not (tmp_path / "a").exists()
-    assert "127.0.0.1" not in str(told.value) and "pw" not in str(told.value)
+    assert "127.0.0.1" not in str(found.value) and "pw" not in str(found.value)
 
 
 class _Here(AbstractResolver):
@@ -313,9 +313,9 @@ def test_a_name_that_leads_inside_is_refused(monkeypatch, tmp_path):
 
 
 def test_a_connection_that_cannot_be_is_told(tmp_path):
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as found:
         asyncio.run(fetch.fetch("https://files.example/a.wav", tmp_path / "a", 1000, _Here()))
-    assert told.value.code == "input_unreachable"
+    assert found.value.code == "input_unreachable"
 
 
 def test_what_a_file_is_shows_in_its_bytes():
@@ -342,9 +342,9 @@ def test_what_a_file_is_shows_in_its_bytes():
 )
 def test_files_that_are_none_are_told(source, code, tmp_path):
     inputs = Inputs(tmp_path, Bucket(Settings.of({}).storage))
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as found:
         asyncio.run(inputs.file(source, "audio", "audio_1"))
-    assert told.value.code == code and not list(tmp_path.iterdir())
+    assert found.value.code == code and not list(tmp_path.iterdir())
 
 
 def test_a_voice_with_a_title_in_another_encoding_is_one(tmp_path):
@@ -352,9 +352,9 @@ def test_a_voice_with_a_title_in_another_encoding_is_one(tmp_path):
     title = b"INFOINAM" + (6).to_bytes(4, "little") + "José".encode("latin-1") + b"\0\0"
     (tmp_path / "a.wav").write_bytes(content + b"LIST" + len(title).to_bytes(4, "little") + title)
     assert abs(seconds_of_sound(tmp_path / "a.wav") - 4.02) < 0.01
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as found:
         seconds_of_sound(SAMPLES / "face.png")
-    assert told.value.code == "input_not_usable"
+    assert found.value.code == "input_not_usable"
 
 
 def test_a_file_inside_a_request_arrives(tmp_path):
@@ -365,7 +365,7 @@ def test_a_file_inside_a_request_arrives(tmp_path):
         assert file.read_bytes() == content and file == tmp_path / "audio_1.wav"
 
 
-# -- what is told, and what is not
+# -- what is said, and what is not
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG", "HF_TOKEN": "hf_abcdefghij"}
 
@@ -384,8 +384,8 @@ def test_logs_are_json_without_secrets():
     token = logs.job.set("job-7")
     line = logs.JsonLines(redact).format(record)
     logs.job.reset(token)
-    told = json.loads(line)
-    assert told["job"] == "job-7" and told["level"] == "ERROR" and told["code"] == "x" and "Traceback" in told["exception"]
+    data = json.loads(line)
+    assert data["job"] == "job-7" and data["level"] == "ERROR" and data["code"] == "x" and "Traceback" in data["exception"]
     for hidden in (*ENVIRONMENT.values(), "ABCDEFGHIJKLMNOP", "abcdefgh12345", "word-pass", "a" * 200, "0123abcd", "Credential"):
         assert hidden not in line
     assert "bucket.example/key" in line

@@ -29,8 +29,8 @@ def models(tmp_path):
 def entry(file, **changes):
     owner, name, path = file.split("/", 2)
     content = CONTENT[file]
-    told = {"repository": f"{owner}/{name}", "path": path, "folder": "vae" if file == VAE else "loras", "kind": "vae", "size": len(content)}
-    return told | {"sha256": hashlib.sha256(content).hexdigest(), "confirmed": True} | changes
+    data = {"repository": f"{owner}/{name}", "path": path, "folder": "vae" if file == VAE else "loras", "kind": "vae", "size": len(content)}
+    return data | {"sha256": hashlib.sha256(content).hexdigest(), "confirmed": True} | changes
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def _k_with_minima(most):
         minima = np.round(-lowest / np.maximum(dmin[:, None].astype(np.float32), 1e-12)).clip(0, 63).astype(np.uint8)
         step = (scales * d[:, None].astype(np.float32))[:, :, None]
         numbers = np.round((groups + (minima * dmin[:, None].astype(np.float32))[:, :, None]) / step).clip(0, most).astype(np.uint8)
-        told = np.concatenate(
+        found = np.concatenate(
             [
                 (scales[:, :4] & 63) | ((scales[:, 4:] >> 4) << 6),
                 (minima[:, :4] & 63) | ((minima[:, 4:] >> 4) << 6),
@@ -181,7 +181,7 @@ def _k_with_minima(most):
         fifth = np.zeros((len(blocks), 32), np.uint8)
         for group in range(8):
             fifth |= (numbers[:, group] >> 4) << group
-        parts = [_halves(d), _halves(dmin), told, *([fifth] if most == 31 else []), low]
+        parts = [_halves(d), _halves(dmin), found, *([fifth] if most == 31 else []), low]
         return np.concatenate(parts, axis=1)
 
     return pack

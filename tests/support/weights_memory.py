@@ -12,8 +12,8 @@ from multitalk_nodes.comfy_bridge.weights import load_weights
 
 def anonymous() -> int:
     """Bytes of this process that lie in memory and in no file."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(told["RssAnon"].split()[0]) * 1024
+    data = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(data["RssAnon"].split()[0]) * 1024
 
 
 def main() -> int:

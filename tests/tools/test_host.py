@@ -94,9 +94,9 @@ def test_a_talking_video_needs_nothing_of_torchaudio(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"), [({"comfyui_version.py": '__version__ = "0.3.40"'}, "0.3.40"), ({}, "one that does not tell its version")]
+    ("files", "given"), [({"comfyui_version.py": '__version__ = "0.3.40"'}, "0.3.40"), ({}, "one that does not tell its version")]
 )
-def test_one_from_before_the_api_is_told_the_same(tmp_path, files, told):
+def test_one_from_before_the_api_gets_the_same_message(tmp_path, files, given):
     """Without comfy_api, and without torch: nothing but the version is looked at."""
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -107,4 +107,4 @@ def test_one_from_before_the_api_is_told_the_same(tmp_path, files, told):
     arguments = ["-I", "-S", "-c", script, str(tmp_path), str(ROOT / "__init__.py"), str(ROOT)]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     assert done.stdout == "{} False\n"
-    assert done.stderr == f"ERROR:root:{TOLD.format(told)}\n"
+    assert done.stderr == f"ERROR:root:{TOLD.format(given)}\n"

@@ -19,8 +19,8 @@ def test_a_good_copy_counts_wherever_comfyui_finds_it_and_a_hidden_one_does_not(
         (models / "vae" / folder / "vae.safetensors").write_bytes(content)
     assert get([entry(VAE)])[0] == 0 and not hub.seen
     (models / "vae" / "b").rename(models / "vae" / ".b")
-    code, told = get([entry(VAE)])
-    assert code == 2 and "vae/a/vae.safetensors' (7 bytes) is not the published file" in told
+    code, item = get([entry(VAE)])
+    assert code == 2 and "vae/a/vae.safetensors' (7 bytes) is not the published file" in item
     (models / "diffusion_models").mkdir()
     (models / "diffusion_models" / "vae.safetensors").write_bytes(CONTENT[VAE])
     assert get([entry(VAE, folder="model_patches", kind="multitalk", family="multitalk")])[0] == 0 and not hub.seen
@@ -31,8 +31,8 @@ def test_what_is_there_needs_no_folder_that_can_be_written_to(hub, models, get):
     staging = models / "vae" / ".multitalk-downloads"
     shutil.rmtree(staging)
     staging.write_text("no folder can be made here")
-    code, told = get([entry(VAE)])
-    assert code == 0 and "is there, verified" in told
+    code, item = get([entry(VAE)])
+    assert code == 0 and "is there, verified" in item
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(tempfile.gettempdir()).st_dev, reason="one disk")
@@ -41,35 +41,35 @@ def test_a_folder_on_another_disk_gets_its_files_there(hub, models, get):
         models.mkdir()
         (models / "vae").symlink_to(other)
         hub.faults[VAE] = [1_500_000, 1_100_000]
-        code, told = get([entry(VAE), entry(LORA)])
-        assert code == 0 and f"on the disk of {models / 'vae'}" in told, told
+        code, item = get([entry(VAE), entry(LORA)])
+        assert code == 0 and f"on the disk of {models / 'vae'}" in item, item
         assert (models / "vae" / "vae.safetensors").read_bytes() == CONTENT[VAE]
         free = shutil.disk_usage(other).free
         if free < shutil.disk_usage(models).free - 2 * 10**9:  # what fits only on the disk of `models`
-            code, told = get([entry(VAE, path="big.safetensors", size=free + 10**9)])
-            assert code == 2 and f"the disk of {models / 'vae'} has" in told
+            code, item = get([entry(VAE, path="big.safetensors", size=free + 10**9)])
+            assert code == 2 and f"the disk of {models / 'vae'} has" in item
 
 
 @pytest.mark.parametrize("place", ["vae", "vae/vae.safetensors", "vae/.multitalk-downloads"])
 def test_a_place_that_cannot_take_the_file_is_told_before_anything_is_asked(hub, models, get, place):
     (models / place).parent.mkdir(parents=True)
     (models / place).mkdir() if place.endswith("safetensors") else (models / place).write_text("a file")
-    code, told = get([entry(VAE)])
-    assert code == 2 and not hub.seen and ("cannot be written to" in told or "is a folder" in told), told
-    assert "Trying again" not in told and "vae.safetensors: vae.safetensors" not in told
+    code, item = get([entry(VAE)])
+    assert code == 2 and not hub.seen and ("cannot be written to" in item or "is a folder" in item), item
+    assert "Trying again" not in item and "vae.safetensors: vae.safetensors" not in item
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 def test_links_that_lead_nowhere_are_not_overwritten(hub, models, get, tmp_path):
     (models / "vae").mkdir(parents=True)
     (models / "vae" / "vae.safetensors").symlink_to(tmp_path / "unmounted" / "vae.safetensors")
-    code, told = get([entry(VAE)])
-    assert code == 2 and "a link that leads nowhere" in told and not hub.seen
+    code, item = get([entry(VAE)])
+    assert code == 2 and "a link that leads nowhere" in item and not hub.seen
     assert get([entry(VAE)], "--dry-run")[0] == 2, "the dry run says the same"
     assert get([entry(VAE)], "--replace")[0] == 0 and (models / "vae" / "vae.safetensors").read_bytes() == CONTENT[VAE]
     (models / "loras").symlink_to(tmp_path / "unmounted" / "loras")
-    code, told = get([entry(LORA)])
-    assert code == 2 and "Is its disk mounted?" in told and not (tmp_path / "unmounted").exists()
+    code, item = get([entry(LORA)])
+    assert code == 2 and "Is its disk mounted?" in item and not (tmp_path / "unmounted").exists()
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -97,16 +97,16 @@ def test_a_size_that_nobody_confirmed_gives_way_to_a_right_hash(hub, models, get
     assert get([wrong])[0] == 0
     for listed in (wrong, wrong | {"confirmed": False, "sha256": None}):
         before = len(hub.downloads())
-        code, told = get([listed])
-        assert code == 0 and "is there" in told and len(hub.downloads()) == before, "it is not fetched again and again"
+        code, item = get([listed])
+        assert code == 0 and "is there" in item and len(hub.downloads()) == before, "it is not fetched again and again"
 
 
 def test_half_files_of_others_are_none_of_this_one(hub, models, get):
     staging = models / "vae" / ".multitalk-downloads"
     staging.mkdir(parents=True)
     (staging / "vae.safetensors.safetensors.0123456789abcdef.part").write_bytes(b"x" * 1_000_000)
-    code, told = get([entry(VAE)], "--dry-run")
-    assert code == 0 and "to fetch: 3 MB" in told
+    code, item = get([entry(VAE)], "--dry-run")
+    assert code == 0 and "to fetch: 3 MB" in item
     (staging / "vae.safetensors.0123456789abcdef.part").write_bytes(b"x" * 1_000_000)
     assert "to fetch: 2 MB" in get([entry(VAE)], "--dry-run")[1]
     assert get([entry(VAE)])[0] == 0
@@ -116,14 +116,14 @@ def test_half_files_of_others_are_none_of_this_one(hub, models, get):
 def test_a_dry_run_refuses_what_the_run_refuses(hub, models, get, tmp_path):
     (models / "vae").mkdir(parents=True)
     (models / "vae" / "vae.safetensors").write_bytes(b"mine")
-    code, told = get([entry(VAE)], "--dry-run")
-    assert code == 2 and "left alone" in told and "to fetch: 0 MB" in told
-    code, told = get([entry(VAE)], "--dry-run", "--replace")
-    assert code == 0 and "to replace" in told and "to fetch: 3 MB" in told
+    code, item = get([entry(VAE)], "--dry-run")
+    assert code == 2 and "left alone" in item and "to fetch: 0 MB" in item
+    code, item = get([entry(VAE)], "--dry-run", "--replace")
+    assert code == 0 and "to replace" in item and "to fetch: 3 MB" in item
     shutil.rmtree(models)
     models.write_text("a file")
-    code, told = get([entry(VAE)], "--dry-run")
-    assert code == 2 and "is a file" in told
+    code, item = get([entry(VAE)], "--dry-run")
+    assert code == 2 and "is a file" in item
 
 
 # -- room
@@ -143,8 +143,8 @@ def test_a_gigabyte_stays_free(hub, models, get, monkeypatch):
 
 def test_a_file_of_unknown_size_is_refused_when_the_hub_tells_it(hub, models, get, monkeypatch):
     room(monkeypatch, 10**9 + 1_000_000)
-    code, told = get([entry(VAE, size=None), entry(LORA)])
-    assert code == 2 and "3 MB of it are missing, but the disk has 1.0 GB left" in told and "Trying again" not in told
+    code, item = get([entry(VAE, size=None), entry(LORA)])
+    assert code == 2 and "3 MB of it are missing, but the disk has 1.0 GB left" in item and "Trying again" not in item
     assert files_in(models) == {"loras/lora.safetensors"} and len(hub.downloads()) == 1
 
 
@@ -152,8 +152,8 @@ def test_a_half_file_that_is_too_long_is_begun_anew(hub, models, get):
     staging = models / "vae" / ".multitalk-downloads"
     staging.mkdir(parents=True)
     (staging / f"vae.safetensors.{entry(VAE)['sha256'][:16]}.part").write_bytes(bytes(len(CONTENT[VAE]) + 1))
-    code, told = get([entry(VAE)])
-    assert code == 0 and "thrown away" not in told and [range_ for _, _, range_, _ in hub.downloads()] == [None]
+    code, item = get([entry(VAE)])
+    assert code == 0 and "thrown away" not in item and [range_ for _, _, range_, _ in hub.downloads()] == [None]
 
 
 # -- two runs
@@ -162,9 +162,9 @@ def test_a_half_file_that_is_too_long_is_begun_anew(hub, models, get):
 def test_a_second_run_waits_and_then_finds_the_file(tmp_path, hub, models):
     hub.faults[VAE] = [500_000]
     pair = [subprocess.Popen(command(tmp_path, [entry(VAE)]), env=variables(hub), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [running.communicate()[0] for running in pair]
-    assert [running.returncode for running in pair] == [0, 0], told
-    assert sum("fetched and verified" in text for text in told) == 1 and sum("is there, verified" in text for text in told) == 1
+    lines = [running.communicate()[0] for running in pair]
+    assert [running.returncode for running in pair] == [0, 0], lines
+    assert sum("fetched and verified" in text for text in lines) == 1 and sum("is there, verified" in text for text in lines) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="of flock")

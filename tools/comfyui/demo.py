@@ -169,7 +169,7 @@ class Progress:
         from ...multitalk_client.queue import progress_of
 
         self._loop, self._listening = asyncio.get_running_loop(), asyncio.current_task()
-        with suppress(aiohttp.ClientError):  # it has died, which whoever waits is told
+        with suppress(aiohttp.ClientError):  # it has died, which whoever waits learns
             async with aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as socket:
                 self._ready.set()
                 async for message in socket:

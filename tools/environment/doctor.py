@@ -70,5 +70,5 @@ def _facts(options: argparse.Namespace):
 
     here = options.models
     checked = check_models(places(here.absolute()) if here else model_places(), from_comfy=not here)
-    told = checked.verdict(shlex.quote(str(here or host.path / "models")))
-    return diagnose(checked, options.size, options.seconds, here, started=False), [f"models: {told}"]
+    found = checked.verdict(shlex.quote(str(here or host.path / "models")))
+    return diagnose(checked, options.size, options.seconds, here, started=False), [f"models: {found}"]

@@ -76,7 +76,7 @@ class Fetcher:
         return Item(entry, path, found, partial, "another file has its name: left alone", 0, True)
 
     def _seems_right(self, file: Path, entry: Entry) -> bool:
-        """As far as it can be told without the Hub and at no cost; the hash decides over a size that nobody confirmed."""
+        """As far as it is known without the Hub and at no cost; the hash decides over a size that nobody confirmed."""
         if entry.size in (None, file.stat().st_size):
             return True
         if entry.sha256 and entry.confirmed:
@@ -108,8 +108,8 @@ class Fetcher:
         Raises:
             NotFetched: it is not there now. What came of it stays for the next run.
         """
-        if told := self._there(item):  # which needs no folder that can be written to
-            return told
+        if found := self._there(item):  # which needs no folder that can be written to
+            return found
         _expect_writable(item)
         with locked(item.staging / "downloads", self.step):
             item = self.item(item.entry)  # another run may have fetched it meanwhile
@@ -164,15 +164,15 @@ class Fetcher:
 
     def _expected(self, entry: Entry, remote: Remote | None) -> str | None:
         """The SHA-256 that a file must have. The Hub's own is better than one that nobody confirmed."""
-        told = remote.sha256 if remote else None
-        if told and entry.sha256 and told != entry.sha256:
+        value = remote.sha256 if remote else None
+        if value and entry.sha256 and value != entry.sha256:
             if entry.confirmed:
                 raise NotFetched(
-                    f"{entry.repository} offers a {entry.name} with SHA-256 {told}, but the published one has {entry.sha256}. Either it "
+                    f"{entry.repository} offers a {entry.name} with SHA-256 {value}, but the published one has {entry.sha256}. Either it "
                     "was replaced there (update this pack), or HF_ENDPOINT leads to a copy that is not the same."
                 )
             self.step.say(f"{entry.name}: the Hub's SHA-256 is another than the listed one, which nobody has confirmed; the Hub's counts")
-        return told or (entry.sha256 if entry.confirmed else None)
+        return value or (entry.sha256 if entry.confirmed else None)
 
     # -- what is not
 
@@ -206,7 +206,7 @@ class Fetcher:
         free = _free(item.staging)
         if remote.size and remote.size - have + SPARE > free:
             raise NotFetched(f"{gigabytes(remote.size - have)} of it are missing, but the disk has {gigabytes(free)} left.")
-        self.step.say(f"{entry.name}: {'going on after ' + gigabytes(have) if have else 'fetching'}, {entry.told}")
+        self.step.say(f"{entry.name}: {'going on after ' + gigabytes(have) if have else 'fetching'}, {entry.size_in_words}")
         with part.open("ab") as file:
             try:
                 self.hub.receive(remote, file, have, entry.name)
@@ -239,8 +239,8 @@ class Fetcher:
         if (remote.size is None or size == remote.size) and (digest is None or self._digest(part) == digest):
             return
         part.unlink()
-        told = f"{size} of {remote.size} bytes" if remote.size not in (None, size) else "its SHA-256 is another"
-        raise Damaged(f"What came is not {name} ({told}); it was thrown away.")
+        text = f"{size} of {remote.size} bytes" if remote.size not in (None, size) else "its SHA-256 is another"
+        raise Damaged(f"What came is not {name} ({text}); it was thrown away.")
 
 
 def _move_exclusively(part: Path, path: Path) -> None:

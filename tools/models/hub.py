@@ -78,13 +78,13 @@ class HubClient:
 
     def look(self, entry: Entry) -> Remote:
         url = self._hub.hf_hub_url(entry.repository, entry.path, endpoint=self.endpoint)
-        told = self._hub.get_hf_file_metadata(url)
-        if told.commit_hash is None or told.etag is None:
+        found = self._hub.get_hf_file_metadata(url)
+        if found.commit_hash is None or found.etag is None:
             raise NotFetched(f"{self.endpoint} answers as no Hugging Face Hub does. Is HF_ENDPOINT right, or is there a proxy's page?")
         headers = dict(self._headers())
-        if urlsplit(told.location).netloc != urlsplit(url).netloc:  # storage with signed addresses: not to be told the token
+        if urlsplit(found.location).netloc != urlsplit(url).netloc:  # storage with signed addresses: which must not get the token
             headers.pop("authorization", None)
-        return Remote(told.location, headers, told.etag, told.size, told.etag if SHA256.fullmatch(told.etag) else None)
+        return Remote(found.location, headers, found.etag, found.size, found.etag if SHA256.fullmatch(found.etag) else None)
 
     def receive(self, remote: Remote, file: Any, have: int, name: str) -> None:
         """Appends the rest of a file."""
@@ -108,8 +108,10 @@ class HubClient:
         if status == 404:
             return NotFetched(f"{page} has no {entry.path} (404): it was renamed or removed there.")
         if isinstance(error, OSError) and error.errno in FULL:
-            return NotFetched(f"The disk is full. What came of {entry.name} stays; free {entry.told}, then run the same command again.")
+            return NotFetched(
+                f"The disk is full. What came of {entry.name} stays; free {entry.size_in_words}, then run the same command again."
+            )
         if isinstance(error, OSError) and not self.is_of_the_network(error):
             return NotFetched(f"This machine refuses it ({error}). What came stays for the next run.")
-        told = f"answers {status}" if status else f"broke off ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        return NotFetched(f"{self.endpoint} {told}. What came stays for the next run.")
+        text = f"answers {status}" if status else f"broke off ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return NotFetched(f"{self.endpoint} {text}. What came stays for the next run.")

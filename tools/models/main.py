@@ -67,7 +67,7 @@ def check(options: argparse.Namespace) -> int:
     if not models.is_dir():
         raise StepFailed("models", f"there is no folder {models}", "name the folder that ComfyUI has its models in: --models DIR")
     checked = check_models(places(models), options.deep, _bar() if options.deep else None, _manifest(options))
-    print(json.dumps(checked.told(), indent=1) if options.json else checked.table(shlex.quote(str(options.models))))
+    print(json.dumps(checked.as_json(), indent=1) if options.json else checked.table(shlex.quote(str(options.models))))
     return 0 if checked.complete else 1
 
 
@@ -105,22 +105,22 @@ def get(options: argparse.Namespace) -> int:
     except OSError as error:
         raise StepFailed("models", f"the folder cannot be used ({error})", "make it writable, or name another.") from error
     if failures:
-        told = "\n".join(failures)
+        text = "\n".join(failures)
         raise StepFailed(
-            "models", f"{len(failures)} of {len(items)} files are not there:\n{told}", "as told; then run the same command again."
+            "models", f"{len(failures)} of {len(items)} files are not there:\n{text}", "as said above; then run the same command again."
         )
     return 0
 
 
 def _listed(manifest) -> str:
-    rows = [f"  {name:<20} {preset.told:>15}   {preset.about}" for name, preset in manifest.presets.items()]
+    rows = [f"  {name:<20} {preset.size_in_words:>15}   {preset.about}" for name, preset in manifest.presets.items()]
     fits = [name for name, preset in manifest.presets.items() if preset.bytes < VOLUME]
     return "\n".join(["sets of models:", *rows, f"a volume of 100 GB has room for any one of: {', '.join(fits)}"])
 
 
 def _wanted(names: list[str], manifest):
     """Sets and single files, together."""
-    from ...multitalk_core.upkeep.published import Preset
+    from ...multitalk_core.upkeep.published import FileSet
 
     files = {}
     for name in names:
@@ -130,17 +130,19 @@ def _wanted(names: list[str], manifest):
         for entry in manifest.presets[name].files if name in manifest.presets else [manifest.files[name]]:
             files[entry.name] = entry
     about = manifest.presets[names[0]].about if len(names) == 1 and names[0] in manifest.presets else "single files"
-    return Preset(" ".join(names), about, tuple(files.values()))
+    return FileSet(" ".join(names), about, tuple(files.values()))
 
 
 def _plan(wanted, items, disks) -> str:
     from ...multitalk_core.files import gigabytes
 
-    rows = [f"  {f'{item.entry.folder}/{item.entry.name}':<90} {item.entry.told:>16}   {item.state}" for item in items]
+    rows = [f"  {f'{item.entry.folder}/{item.entry.name}':<90} {item.entry.size_in_words:>16}   {item.state}" for item in items]
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     missing = gigabytes(sum(item.missing for item in items))
     free = ", ".join(gigabytes(free) + (f" on the disk of {folder}" if len(disks) > 1 else "") for folder, _, free in disks)
-    return "\n".join([f"{wanted.name}: {wanted.about} ({wanted.told})", *rows, f"to fetch: {missing} from {endpoint}; free: {free}"])
+    return "\n".join(
+        [f"{wanted.name}: {wanted.about} ({wanted.size_in_words})", *rows, f"to fetch: {missing} from {endpoint}; free: {free}"]
+    )
 
 
 def _folder(given: Path) -> Path:
@@ -157,9 +159,9 @@ def _bar():
     """Tells on a terminal how far the hashing is."""
     last = [0.0]
 
-    def told(done: int, of: int) -> None:
+    def on_progress(done: int, of: int) -> None:
         if sys.stderr.isatty() and (time.monotonic() - last[0] > 1 or done == of):
             last[0] = time.monotonic()
             print(f"\rcomparing SHA-256: {100 * done // max(1, of)} %", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
-    return told
+    return on_progress

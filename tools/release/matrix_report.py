@@ -93,10 +93,10 @@ def _row(result: Result, first: Result) -> str:
 
 
 def _reasons(results: Sequence[Result]) -> list[str]:
-    told = [
+    lines = [
         f"* ComfyUI {result.asked['ComfyUI']}, Python {result.asked['Python']}, transformers {result.asked['transformers']}, "
         f"torch {result.asked['torch']}{', no torchaudio' if 'torchaudio' in result.asked else ''}: {result.state}: {result.said}"
         for result in results
         if result.state != "passed"
     ]
-    return ["", *told] if told else []
+    return ["", *lines] if lines else []

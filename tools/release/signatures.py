@@ -141,7 +141,7 @@ def _input_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
 
 def _moved_widgets(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     kept = new["widgets"][: len(old["widgets"])]
-    if kept != old["widgets"] and set(old["widgets"]) <= set(new["widgets"]):  # what is gone was told already
+    if kept != old["widgets"] and set(old["widgets"]) <= set(new["widgets"]):  # what is gone was reported already
         yield f"the editor stores values by place: its first widgets were {old['widgets']}, are now {kept}; put new ones behind"
 
 
