@@ -113,7 +113,7 @@ BENCHES = {
 
 
 def bench(options: argparse.Namespace) -> int:
-    """how fast (docs/performance.md; --gpu on a card); or `bench long-video` memory and time, `drift`, `sync-check`, `step-cache`"""
+    """measure speed (--gpu: on a card), or with a name: long-video, drift, sync-check, step-cache; writes docs/measured"""
     name, *more = options.more if options.more and not options.more[0].startswith("-") else ["performance", *options.more]
     if name not in BENCHES:
         raise StepFailed("bench", f"there is no measurement '{name}'", "name one: python dev.py bench " + " | ".join(BENCHES))
@@ -178,7 +178,7 @@ PARITY_OPTIONS = {
 TEST_OPTIONS = {
     "--all": {"action": "store_true", "help": "the slow tests, too"},
     "--coverage": {"action": "store_true", "help": "say which lines of the product ran, in ComfyUI's processes, too"},
-    "--matrix": {"action": "store_true", "help": "the demo on every supported version; writes docs/compatibility.md (half an hour)"},
+    "--matrix": {"action": "store_true", "help": "the demo on every supported version (half an hour); writes a page in docs/measured"},
 }
 ENV_OPTIONS = {"--prune": {"action": "store_true", "help": "remove the environments that older requirements left in the cache"}}
 

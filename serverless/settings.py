@@ -20,7 +20,7 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """See docs/serverless.md for what each of them is."""
+    """See docs/guide/serverless.md for what each of them is."""
 
     comfyui: str  # address
     template: str

@@ -1,4 +1,6 @@
-"""`python dev.py bench`: how near to bare WAN, beside ComfyUI's own InfiniteTalk, and everything around a step. Writes docs/performance.md.
+"""`python dev.py bench`: how near to bare WAN, beside ComfyUI's own InfiniteTalk, and everything around a step.
+
+Writes docs/measured/performance.md.
 
 On the CPU by default; --gpu measures WAN 14B with random weights at its true size on a CUDA card. Both keep a file of their own under
 lab/benchmarks/results; the page says what of both is there, and "not measured" of the rest.
@@ -15,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "lab" / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "measured" / "performance.md"
 CPU_PARTS = ("counted", "steps", "guidance", "listening", "hour", "importing", "graph", "clips")
 GPU_PARTS = ("steps", "guidance", "clips")
 
@@ -37,7 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--sizes", nargs="+", help=argparse.SUPPRESS
     )  # of lab/benchmarks/sized.py: a try of --gpu without a card takes "tiny"
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the files (default: lab/benchmarks/results)")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written (default: docs/performance.md)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written (default: docs/measured/performance.md)")
     parser.add_argument("--write-page", action="store_true", help="measure nothing; write the page from the files")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)  # what a process of its own does
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""docs/performance.md, from the files that `python dev.py bench` and `bench --gpu` leave."""
+"""docs/measured/performance.md, from the files that `python dev.py bench` and `bench --gpu` leave."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def mean(values: list[float]) -> float:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The rows as they stand in docs/step-cache.md."""
+    """The rows as they stand in docs/measured/step-cache.md."""
     heads = ("cache", "threshold", "evaluations saved", "PSNR (least), dB", "own voice", "lost (most)")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in found:

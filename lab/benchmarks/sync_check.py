@@ -224,7 +224,7 @@ def mean(values: list[float]) -> float:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The rows as they stand in docs/sync-check.md: what was called right, of speakers; of shifts, of clips."""
+    """The rows as they stand in docs/measured/sync-check.md: what was called right, of speakers; of shifts, of clips."""
     columns = [(source, place) for source in SOURCES for place in PLACES if any(row["source"] == source for row in found)]
     lines = ["|  | " + " | ".join(f"{source}, {place}" for source, place in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for title, variant, right, of in LINES:

@@ -30,8 +30,8 @@ from .mouths import LONGEST, MouthArea, opening, places, watch
 
 Verdict = Literal["in time", "late", "early", "swapped", "alike", "no match", "still", "not still", "moves", "unknown"]
 
-# From lab/benchmarks/sync_check.py and docs/sync-check.md: drawn faces only. By chance, mouths of 72 clips of the demo model reached
-# 6.8, and silent ones moved by 0.046 at most.
+# From lab/benchmarks/sync_check.py and docs/measured/sync-check.md: drawn faces only. By chance, mouths of 72 clips of the demo
+# model reached 6.8, and silent ones moved by 0.046 at most.
 CONVINCING = 7.5  # of a correlation by chance, Fisher's z times the root of the frames in which the voice speaks stays below
 LEAST_CORRELATION = 0.3  # that is called following, however long the video is
 LEAST_FRAMES = 33  # of a video from which something can be said

@@ -1,6 +1,6 @@
 """The spellings in which MultiTalk's and InfiniteTalk's weights are published, brought to one: the official keys.
 
-Which file has which spelling, and what proves it: docs/weights.md.
+Which file has which spelling, and what proves it: docs/guide/weights.md.
 
 A layer's weight is one of
     plain numbers        X.weight                                     fp32, fp16, bf16, fp8

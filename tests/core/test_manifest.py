@@ -45,7 +45,7 @@ def test_every_preset_has_all_six_kinds():
 
 
 def test_readme_and_docs_tell_every_set_with_its_size():
-    text = (ROOT / "docs" / "models.md").read_text()
+    text = (ROOT / "docs" / "guide" / "models.md").read_text()
     for name, preset in SHIPPED.presets.items():
         assert any(f"| `{name}` |" in line and line.endswith(f"| {preset.size_in_words} |") for line in text.splitlines()), name
     assert f"{SHIPPED.presets['all'].bytes / GB:.0f} GB" in (ROOT / "README.md").read_text()
@@ -59,7 +59,7 @@ def test_hashes_are_hashes_and_only_those_seen_at_the_source_are_confirmed():
         assert (entry.family is not None) == (entry.kind == "multitalk")
     confirmed = sum(entry.confirmed for entry in SHIPPED.files.values())
     seen = sum(entry.sha256 is not None for entry in SHIPPED.files.values()) - confirmed
-    text = (ROOT / "docs" / "models.md").read_text()
+    text = (ROOT / "docs" / "guide" / "models.md").read_text()
     assert f"{confirmed} of the {len(SHIPPED.files)} listed files" in text and f"{seen} one that was seen elsewhere" in text
 
 

@@ -182,7 +182,7 @@ def test_the_page_in_the_repository_is_that_of_its_files():
     from multitalk_nodes.lab.benchmarks.performance_page import page
 
     root = Path(__file__).resolve().parents[2]
-    assert (root / "docs" / "performance.md").read_text(encoding="utf-8") == page(root / "lab" / "benchmarks" / "results")
+    assert (root / "docs" / "measured" / "performance.md").read_text(encoding="utf-8") == page(root / "lab" / "benchmarks" / "results")
     found = json.loads((root / "lab" / "benchmarks" / "results" / "performance_cpu.json").read_text(encoding="utf-8"))
     assert {"device", "date", "versions"} <= found["steps"].keys()
 

@@ -1,4 +1,4 @@
-"""Writes audio weights in every published layout, at small sizes, from one set of weights. What proves a layout: docs/weights.md."""
+"""Writes audio weights in every published layout, at small sizes, from one set of weights. What proves a layout: docs/guide/weights.md."""
 
 import numpy as np
 import torch

@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "demo" / "samples"
-FACE_HEIGHT = 84  # pixels, hair to chin; in the middle of what the demo model was trained on (docs/demo-model.md)
+FACE_HEIGHT = 84  # pixels, hair to chin; in the middle of what the demo model was trained on (docs/measured/demo-model.md)
 SHORT_SIDE, LONGEST_SIDE = 128, 256  # pixels; it was trained on 128×128 and 192×128
 MAX_SPEAKERS = 4
 NOTES = "multitalk_notes"  # in what a node reports: what it assumed

@@ -1,4 +1,6 @@
-"""`python dev.py test --matrix`: the demo on every supported ComfyUI, Python, transformers and torch; writes docs/compatibility.md.
+"""`python dev.py test --matrix`: the demo on every supported ComfyUI, Python, transformers and torch.
+
+Writes docs/measured/compatibility.md.
 
 Every cell gets an environment of its own in the cache, made from the ComfyUI's requirements and the pack's, and removed before the next
 one. In it that ComfyUI runs the demo's graphs through its queue, and the frames are compared with the first cell's, the newest of all.
@@ -48,7 +50,7 @@ SAMPLES = ("face.png", "two_faces.png", "voice_1.wav", "voice_2.wav")
 CONTROL, SEED = "control", 2  # the first graph with another seed than its own, 1
 GRAPH_LIMIT = 900.0  # seconds; 10 are usual on two idle cores
 SPACE = 9e9  # bytes of free disk that making an environment needs
-REPORT = ROOT / "docs" / "compatibility.md"
+REPORT = ROOT / "docs" / "measured" / "compatibility.md"
 BROKEN_OFF = "the run was broken off before"
 INSTALLED = f"""import importlib.metadata, json, platform
 there = {{"torchaudio": "none"}} | {{part.metadata["Name"]: part.version for part in importlib.metadata.distributions()}}

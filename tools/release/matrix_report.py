@@ -1,4 +1,4 @@
-"""What a cell of the matrix came to, and docs/compatibility.md."""
+"""What a cell of the matrix came to, and docs/measured/compatibility.md."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def decibels(value: float) -> str:
 
 
 def report(results: Sequence[Result], surroundings: Mapping[str, str]) -> str:
-    """docs/compatibility.md."""
+    """docs/measured/compatibility.md."""
     counts = {state: sum(result.state == state for result in results) for state in ("passed", "failed", "not run")}
     summed = ", ".join(f"{count} {state}" for state, count in counts.items())
     lines = [

@@ -1,6 +1,6 @@
 """Pictures of the nodes for their help pages: web/docs/<NodeId>.jpg, as the editor draws each of them.
 
-    python -m tools.workflows.node_pictures
+    python tools/launch.py tools.workflows.node_pictures
 
 Run it in the development environment, with COMFYUI_PATH set and a Chromium in CHROMIUM_PATH (Debian's is found).
 """
