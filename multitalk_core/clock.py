@@ -35,9 +35,12 @@ def seconds_of(text: str) -> float:
     """
     if not re.fullmatch(TIME, text):
         raise ValueError(f"'{text}' is no time. Write seconds such as 12.5, or minutes and seconds such as 1:30.")
-    seconds = 0.0
-    for part in text.split(":"):
-        seconds = 60 * seconds + float(part)
+    first, *others = map(float, text.split(":"))
+    if any(part >= 60 for part in others):
+        raise ValueError(f"'{text}' is no time: there are only 60 seconds in a minute, and 60 minutes in an hour.")
+    seconds = first
+    for part in others:
+        seconds = 60 * seconds + part
     return seconds
 
 

@@ -37,7 +37,7 @@ class Mutant:
 
 CORE, BRIDGE = "multitalk_core", "comfy_bridge"
 MUTANTS = (
-    Mutant(f"{CORE}/audio/sound.py", "to_mono(as_sound(waveform, rate))", "as_sound(waveform, rate)[0]", "01", quick=True),
+    Mutant(f"{CORE}/audio/sound.py", "to_mono(as_sound(waveform, rate), rate)", "as_sound(waveform, rate)[0]", "01", quick=True),
     Mutant(f"{CORE}/audio/loudness.py", "TARGET_LUFS = -23.0", "TARGET_LUFS = -22.9", "01"),
     Mutant(f"{CORE}/audio/loudness.py", "RELATIVE_GATE = -10.0", "RELATIVE_GATE = -4.0", "01"),
     Mutant(f"{CORE}/audio/loudness.py", "4.0, 1 / math.sqrt(2), 1500.0", "-4.0, 1 / math.sqrt(2), 1500.0", "01"),

@@ -24,6 +24,7 @@ GAINS |= dict.fromkeys(_DIRECTIONS, (0.0, 0.0))
 # What sounds of so many channels are where nothing says what they are: the order of WAV, FLAC and FFmpeg.
 USUAL = {
     6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
+    7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
 }
 

@@ -9,7 +9,8 @@ What a header says of the length is a promise, not the length:
    damaged, or libsndfile gives up or stops early, FFmpeg decodes. From the middle of an MP3 on, FFmpeg does, too: libsndfile's jumps
    go wrong by a frame.
 4. A packet that is damaged, or that is missing by the time stamps around it, is silence of its length, so that what follows keeps
-   its time. Nothing else is moved or cut by time stamps. What is missing is noted.
+   its time; so is the time by which a video's sound begins later than its pictures. Nothing else is moved or cut by time stamps. What
+   is missing is noted.
 5. Of several sound tracks the default one is heard, else the first that can be decoded.
 
 Neither torch nor ComfyUI is imported: the worker counts a voice's seconds with this.
@@ -20,6 +21,7 @@ Shapes: samples [C, n] float32.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ import numpy as np
 
 from ..errors import MultiTalkError
 from ..notes import note
-from .channels import STEREO
+from .channels import STEREO, USUAL
 from .file_kinds import kind_of, unfinished
 from .sound_parts import TAGS, Part, parts
 
@@ -41,8 +43,13 @@ PADDING = 5  # MP3 frames that encoders put around the sound, or that hold no so
 MISSING = 0.1  # s that libsndfile may stop early, or a track be shorter than promised, without a word
 SHORTEST_GAP = 0.015  # s between time stamps; less is rounding (Matroska counts in ms), and a packet of AAC has 0.021 s
 LONGEST_GAP = 5.0  # s; more is another clock, or a damaged time stamp
+LATE = 0.04  # s that a video's sound may begin after the pictures without silence in between: a frame
+CRASHES = 7  # channels from which on PyAV 18.1 frees the layout of AIFF, CAF and MOV twice
+CUSTOM_LAYOUTS = ("aiff", "caf", "mov")  # formats that bring an order of channels of their own
+SAMPLE = re.compile(r"pcm_([suf])(8|16|24|32|64)(le|be)?")  # FFmpeg's names of samples that are not compressed
 UNTIMED = ("mp3", "aac", "amr", "ac3", "eac3")  # formats without time stamps: FFmpeg counts, and its count has gaps of its own
-PROMISING = ("mov", "flac")  # formats whose length of a track comes from a header, if there is one
+WITH_GAPS = ("mov", "matroska", "mpegts", "flv", "asf")  # formats in which time may pass without sound
+PROMISING = ("mov", "flac", "matroska")  # formats whose length of a track comes from a header, if there is one
 ENCRYPTED = {"drms", "enca", "drmi", "aavd"}  # MP4's codec tags of what only its seller's players decode
 
 
@@ -164,7 +171,11 @@ def _with_soundfile(part: Part, start: float, duration: float) -> tuple[Run | No
                 return None, False
             if file.format == "MP3" and not (start in (0, math.inf) and _is_whole(part, file.frames, file.samplerate)):
                 return None, False
-            run = Run.of(file.samplerate, file.channels, _names(part) if file.channels > STEREO else (), start, duration)
+            names = ()
+            if file.channels > STEREO:
+                crashes = file.channels >= CRASHES and file.format in ("AIFF", "CAF")
+                names = USUAL.get(file.channels, ()) if crashes else _names(part)
+            run = Run.of(file.samplerate, file.channels, names, start, duration)
             if not math.isinf(run.first):
                 run.passed = file.seek(min(int(run.first), file.frames))
                 wanted = int(min(run.last, file.frames))
@@ -237,9 +248,17 @@ def _track(part: Part, container: Any, place: int, start: float, duration: float
     track = container.streams.audio[place]
     if track.codec_context is None or _is_locked(track):  # no decoder, or one that would make noise of it
         return None
+    if container.format.name.startswith(CUSTOM_LAYOUTS) and (sample := SAMPLE.fullmatch(track.codec_context.name)):
+        runs = _unpacked(part, place, sample, start, duration)
+        if runs is not None:
+            return runs
     if track.codec_context.name == "flac":  # else it hands out damaged frames as noise
         track.codec_context.options = {"err_detect": "crccheck+explode"}
-    decoded = _Decoded(start, duration, timed=container.format.name not in UNTIMED)
+    timed = container.format.name not in UNTIMED
+    has_gaps = container.format.name.startswith(WITH_GAPS)
+    decoded = _Decoded(start, duration, timed, has_gaps, _length(container, track) or 0.0)
+    decoded.late = _late(container, track) if timed else 0.0
+    decoded.begins = 0.0 if part.damaged else None
     failed = False
     for packet in _packets(container, track):
         try:
@@ -255,11 +274,66 @@ def _track(part: Part, container: Any, place: int, start: float, duration: float
             break
     if not decoded.runs:
         return None if failed else []
+    name = part.path.name
     if decoded.lost_at is not None:
-        _tell_lost(part.path.name, decoded.lost, decoded.lost_at)
+        _tell_lost(name, decoded.lost, decoded.lost_at, timed)
+    elif part.damaged:
+        note(f"'{name}' is damaged: a page of it cannot be read. What was in it is missing, and what follows may be early.")
+    if decoded.gap_at is not None:
+        note(f"'{name}' has {decoded.gap:.2f} s without sound by its time stamps, from {decoded.gap_at:.2f} s on: silence is there.")
     if not decoded.is_full:
         _tell_cut(part, container, track, seconds_of(decoded.runs), decoded.missing)
     return decoded.runs
+
+
+def _unpacked(part: Part, place: int, sample: re.Match[str], start: float, duration: float) -> list[Run] | None:
+    """Samples that are not compressed, without PyAV's decoder; None where that does no harm."""
+    kind, width = sample[1], int(sample[2]) // 8
+    runs: list[Run] = []
+    with _opened(part) as container:
+        track = container.streams.audio[place]
+        rate = track.codec_context.sample_rate
+        for packet in _packets(container, track):
+            data, samples = bytes(packet), round((packet.duration or 0) * track.time_base * rate)
+            if not data or not samples:
+                continue
+            if not runs:
+                channels = len(data) // (samples * width)
+                if channels < CRASHES:
+                    return None
+                runs.append(Run.of(rate, channels, USUAL.get(channels, ()), start, duration))
+            runs[-1].add(_floats(data, kind, width, sample[3] == "be").reshape(-1, runs[-1].channels).T)
+            if runs[-1].is_full:
+                break
+    return runs
+
+
+def _floats(data: bytes, kind: str, width: int, is_big: bool) -> np.ndarray:
+    """Samples as FFmpeg stores them, in −1…1."""
+    order = ">" if is_big else "<"
+    if kind == "f":
+        return np.frombuffer(data, f"{order}f{width}").astype(np.float32)
+    if width == 3:  # into the upper bytes of four
+        wide = np.zeros((len(data) // 3, 4), np.uint8)
+        wide[:, slice(0, 3) if is_big else slice(1, 4)] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        return (wide.view(f"{order}i4")[:, 0] / 2.0**31).astype(np.float32)
+    numbers = np.frombuffer(data, f"{order}{'u' if kind == 'u' else 'i'}{width}").astype(np.float64)
+    half = 2.0 ** (8 * width - 1)
+    return ((numbers - half if kind == "u" else numbers) / half).astype(np.float32)
+
+
+def _length(container: Any, track: Any) -> float | None:
+    """How long a track is by the header, in s; None if it does not say."""
+    if track.duration:
+        return float(track.duration * track.time_base)
+    return float(container.duration / 1e6) if container.duration and not container.streams.video else None
+
+
+def _late(container: Any, track: Any) -> float:
+    """By how many seconds the sound begins after the pictures; 0 for sound alone."""
+    begins = [float(stream.start_time * stream.time_base) for stream in (*container.streams.video, track) if stream.start_time is not None]
+    late = begins[-1] - begins[0] if len(begins) > 1 and track.start_time is not None else 0.0
+    return late if late > LATE else 0.0
 
 
 def _is_locked(track: Any) -> bool:
@@ -274,14 +348,19 @@ class _Decoded:
 
     Args:
         timed: whether the frames' time stamps show what is missing.
+        has_gaps: whether time between frames may be meant to be silent; else something is missing there.
+        length: s that the track has by its header; 0 if that is unknown.
     """
 
-    def __init__(self, start: float, duration: float, timed: bool) -> None:
+    def __init__(self, start: float, duration: float, timed: bool = True, has_gaps: bool = False, length: float = 0.0) -> None:
         self.runs: list[Run] = []
-        self.lost = 0.0  # s that are silence now
+        self.lost, self.gap = 0.0, 0.0  # s that are silence now: what was damaged, and what the time stamps leave out
         self.lost_at: float | None = None  # s, where the first of it is
+        self.gap_at: float | None = None
         self.missing = 0.0  # s that were damaged since the last frame
-        self._start, self._duration, self._timed = start, duration, timed
+        self.begins: float | None = None  # s, the time stamp that the first frame should have
+        self.late = 0.0  # s of silence before the first frame
+        self._start, self._duration, self._timed, self._has_gaps, self._length = start, duration, timed, has_gaps, length
         self._form: Any = None
         self._convert: Callable[[Any], list[Any]] = lambda frame: []
         self._end: float | None = None  # s, of the last frame by its time stamp
@@ -297,7 +376,6 @@ class _Decoded:
     def add(self, frame: Any) -> None:
         import av
 
-        self._fill(frame)
         form = (frame.sample_rate, frame.layout.name, frame.layout.nb_channels, frame.format.name)
         if form != self._form:
             if self._form is not None and form[0] != self._form[0]:
@@ -307,21 +385,31 @@ class _Decoded:
             names = _layout_names(frame.layout)
             if not self.runs or (self.runs[-1].rate, self.runs[-1].channels, self.runs[-1].names) != (form[0], form[2], names):
                 self.runs.append(Run.of(form[0], form[2], names, self._start - seconds_of(self.runs), self._duration))
+        self._fill(frame)
         for part in self._convert(frame):
             # interleaved: PyAV 18.1 crashes when it takes eight or more planes out of a frame
             self.runs[-1].add(part.to_ndarray().reshape(-1, form[2]).T)
 
     def _fill(self, frame: Any) -> None:
         """Silence for what is missing before a frame."""
-        missing, self.missing = self.missing, 0.0
+        damaged, self.missing = self.missing, 0.0
+        missing, self.late = damaged + self.late, 0.0
         begin = None if frame.pts is None else float(frame.pts * frame.time_base)
-        if self._timed and begin is not None and self._end is not None and SHORTEST_GAP < begin - self._end <= LONGEST_GAP:
-            missing = begin - self._end
+        before = self.begins if self._end is None else self._end
+        gap = begin - before if self._timed and begin is not None and before is not None else 0.0
+        if gap > SHORTEST_GAP and (gap <= LONGEST_GAP or (begin or 0.0) <= self._length):
+            missing = gap
+            if self._has_gaps and not damaged:
+                self.gap_at = seconds_of(self.runs) if self.gap_at is None else self.gap_at
+                self.gap += gap
+            else:
+                damaged = gap
         begin = self._end if begin is None else begin
         self._end = None if begin is None else begin + frame.samples / frame.sample_rate
-        if missing and self.runs:
+        if damaged:
             self.lost_at = seconds_of(self.runs) if self.lost_at is None else self.lost_at
-            self.lost += missing
+            self.lost += damaged
+        if missing:
             run = self.runs[-1]
             run.add(np.zeros((run.channels, round(missing * run.rate)), np.float32))
 
@@ -373,17 +461,20 @@ def _opened(part: Part) -> Iterator[Any]:
             yield container
 
 
-def _tell_lost(name: str, seconds: float, first: float) -> None:
-    note(f"'{name}' is damaged: {seconds:.2f} s could not be decoded, from {first:.2f} s on; there is silence in their place.")
+def _tell_lost(name: str, seconds: float, first: float, timed: bool) -> None:
+    more = "" if timed else " How long they were is not known, so what follows may be early."
+    least = "" if timed else "at least "
+    note(f"'{name}' is damaged: {least}{seconds:.2f} s could not be decoded, from {first:.2f} s on; there is silence in their place.{more}")
 
 
 def _tell_cut(part: Part, container: Any, track: Any, heard: float, missing: float) -> None:
     """Where a header promises more than there is, or what was damaged was the end."""
     promised = heard + missing
     if container.format.name == "mp3":
-        promised = (_mp3_frames(part) - PADDING) * track.codec_context.frame_size / track.codec_context.sample_rate
-    elif track.duration and container.format.name.startswith(PROMISING):
-        promised = float(track.duration * track.time_base)
+        frames = (_mp3_frames(part) - PADDING) * track.codec_context.frame_size
+        promised = max(promised, frames / track.codec_context.sample_rate)
+    elif container.format.name.startswith(PROMISING):
+        promised = max(promised, _length(container, track) or 0.0)
     if promised - heard > MISSING:
         note(f"'{part.path.name}' is cut off: its header promises {promised:.2f} s, and {heard:.2f} s are there. What is there is heard.")
 

@@ -3,12 +3,13 @@
 A *part* is a stretch of a file that a decoder can read as a file of its own, perhaps behind a head that takes the place of the
 file's own. Nearly every file is one part, the file itself. The rules:
 
-* WAV, RF64, AIFF, CAF: the size of the sound is believed if chunks follow it, or the end of the file. A size that is unknown (0,
-  0xFFFFFFFF and the like), that reaches beyond the end, or behind which no chunk begins, is to the end of the file. Another file
-  that begins there is another part. AU has no chunks: its sound is all that follows.
+* WAV, RF64, AIFF, CAF: each chunk of sound is a part. The size of the sound is believed if chunks follow it, or the end of the file.
+  A size that is unknown (0, 0xFFFFFFFF and the like), that reaches beyond the end, or behind which no chunk begins, is to the end of
+  the file. Another file that begins there is another part. AU has no chunks: its sound is all that follows.
 * Ogg: streams that follow one another (chained) are parts; the pages' checksums tell whether something is missing.
 * MP4: a second `ftyp` is another part.
-* MP3, AAC, FLAC, AMR and MPEG-TS have no whole that could be counted: FFmpeg reads them to the end, whatever was joined.
+* FLAC: a second stream header is another part, because FFmpeg keeps to the rate and the block sizes of the first.
+* MP3, AAC, AMR and MPEG-TS have no whole that could be counted: FFmpeg reads them to the end, whatever was joined.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import BinaryIO
 
 from ..notes import note
 
+UNPACKED = (1, 3, 6, 7, 0xFFFE)  # WAV's numbers for integers, floats, A-law, µ-law, and one of those by another name
 UNKNOWN = 0x7FFF0000  # bytes; sizes from here on are what writers put there who do not know: 0x7FFFF000 (sox), 0xFFFFFFFF (FFmpeg)
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # what other programs hang on behind a file
 REST = 2048  # bytes that may follow the last chunk, as filling, without being taken for sound
@@ -30,6 +32,7 @@ TOLD = 0.02  # s; what is less is not worth a word
 KEPT = 1 << 16  # bytes of the largest chunk that a mended head holds
 PAGE = 27  # bytes of an Ogg page's head
 FIRST_PAGE = 2  # flag of an Ogg stream's first page
+STREAMINFO = tuple(b"fLaC" + last + b"\x00\x00\x22" for last in (b"\x00", b"\x80"))  # how every FLAC begins: RFC 9639, section 8.2
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -66,6 +69,9 @@ def parts(path: Path) -> list[Part]:
             return [Part(path, 12, size, file.read(8) + b"\xff" * 4)]
         if head[:4] == b"OggS":
             return list(_chained(path, file, size))
+        if head[:4] == b"fLaC" or (head[:3] == b"ID3" and _is_flac_behind_tag(file)):
+            starts = [0, *_flac_starts(file)[1:]]
+            return [Part(path, a, b) for a, b in zip(starts, [*starts[1:], size], strict=True)]
         if head[4:8] == b"ftyp":
             starts = _mp4_starts(file, size)
             return [Part(path, a, b) for a, b in zip(starts, [*starts[1:], size], strict=True)]
@@ -135,13 +141,15 @@ def _chunked(path: Path, file: BinaryIO, size: int, form: _Form) -> Iterator[Par
         end = _end_of_sound(file, found.at, found.claimed, size, form)
         if end is None:
             rest, second = size - found.at, _per_second(found.head)
-            if 0 < found.claimed < UNKNOWN and second and abs(found.claimed - rest) > second * TOLD:
-                _tell_size(path.name, found.claimed / second, rest / second)
+            if 0 < found.claimed < UNKNOWN and abs(found.claimed - rest) > second * TOLD:
+                _tell_size(path.name, found.claimed, rest, second)
             yield Part(path, found.at, size, found.head)
             return
-        following = _next_file(file, end, size, form)
-        if not found.regular:
+        following, more = _behind(file, end, size, form)
+        if not found.regular or more:  # libsndfile reads the last chunk of sound only
             yield Part(path, found.at, end, found.head)
+            for start, stop in more:
+                yield Part(path, start, stop, found.head)
         elif begin or following is not None:
             yield Part(path, begin, following or size)
         else:
@@ -208,19 +216,21 @@ def _end_of_sound(file: BinaryIO, at: int, claimed: int, size: int, form: _Form)
     return None
 
 
-def _next_file(file: BinaryIO, end: int, size: int, form: _Form) -> int | None:
-    """Where another file of the same kind begins, behind the samples or behind the chunks that follow them."""
-    at = end
+def _behind(file: BinaryIO, end: int, size: int, form: _Form) -> tuple[int | None, list[tuple[int, int]]]:
+    """Where another file of the same kind begins, behind the samples or behind the chunks that follow them; and further chunks of sound."""
+    at, more, width = end, [], struct.calcsize(form.size)
     while at + form.first <= size:
         file.seek(at)
         rest = file.read(13)
         if _begins(rest, form) or _begins(rest[1:], form):
-            return at if _begins(rest, form) else at + 1
+            return (at if _begins(rest, form) else at + 1), more
         name, length = _chunk(file, at, form)
         if not _is_name(name) or length < 0:
-            return None
-        at += 4 + struct.calcsize(form.size) + length + (length & 1 if form.padded else 0)
-    return None
+            break
+        if name == form.sound:
+            more.append((at + 4 + width, min(at + 4 + width + length, size)))
+        at += 4 + width + length + (length & 1 if form.padded else 0)
+    return None, more
 
 
 def _begins(head: bytes, form: _Form) -> bool:
@@ -251,6 +261,9 @@ def _per_second(head: bytes) -> float:
     """Bytes of a second, by the head of a part; 0 if it is not known."""
     at = head.find(b"fmt ") + 8
     if at > 8 and head[:4] in (b"RIFF", b"RIFX"):
+        order = "<" if head[:4] == b"RIFF" else ">"
+        if struct.unpack(f"{order}H", head[at : at + 2].ljust(2, b"\0"))[0] not in UNPACKED:
+            return 0  # what compressed files count as bytes of a second is often wrong
         return struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[at + 8 : at + 12].ljust(4, b"\0"))[0]
     at = head.find(b"COMM") + 8
     if at > 8 and head[:4] == b"FORM":
@@ -259,11 +272,41 @@ def _per_second(head: bytes) -> float:
     return 0
 
 
-def _tell_size(name: str, claimed: float, there: float) -> None:
-    if claimed > there:
-        note(f"'{name}' is cut off: its header promises {claimed:.2f} s, and {there:.2f} s are there. What is there is heard.")
-    else:
-        note(f"'{name}': its header counts {claimed:.2f} s, but {there:.2f} s of sound are in the file. All of it is heard.")
+def _tell_size(name: str, claimed: int, there: int, second: float) -> None:
+    """Say that the bytes of sound are not as many as the header counts; `second` is how many make a second, 0 if that is unknown."""
+    said = f"'{name}' is cut off: its header promises"
+    if claimed > there and not second:
+        note(f"'{name}' is cut off: {there / claimed:.0%} of the sound that its header promises is there. What is there is heard.")
+    elif claimed > there:
+        note(f"{said} {claimed / second:.2f} s, and {there / second:.2f} s are there. What is there is heard.")
+    elif second:
+        counted, held = claimed / second, there / second
+        note(f"'{name}': its header counts {counted:.2f} s, but {held:.2f} s of sound are in the file. All of it is heard.")
+
+
+# -- FLAC
+
+
+def _is_flac_behind_tag(file: BinaryIO) -> bool:
+    file.seek(6)
+    length = sum(byte << shift for byte, shift in zip(file.read(4), (21, 14, 7, 0), strict=False))  # four times seven bits
+    file.seek(10 + length)
+    return file.read(4) == b"fLaC"
+
+
+def _flac_starts(file: BinaryIO) -> list[int]:
+    """Where streams begin: eight bytes that do not come by chance."""
+    starts, at, before = [], 0, b""
+    file.seek(0)
+    while block := file.read(1 << 20):
+        held = before + block
+        for sign in STREAMINFO:
+            found = held.find(sign)
+            while found >= 0:
+                starts.append(at - len(before) + found)
+                found = held.find(sign, found + 1)
+        at, before = at + len(block), held[-7:]
+    return sorted({*starts})
 
 
 # -- Ogg and MP4
@@ -273,6 +316,7 @@ def _chained(path: Path, file: BinaryIO, size: int) -> Iterator[Part]:
     """A part for every link of the chain: it begins with a first page behind one that is not."""
     at = begin = 0
     opening, damaged = True, False
+    pages: dict[bytes, int] = {}  # the last page's number, by the stream's
     file.seek(0)
     while at + PAGE <= size:
         head = file.read(PAGE)
@@ -286,10 +330,13 @@ def _chained(path: Path, file: BinaryIO, size: int) -> Iterator[Part]:
             at = _next_page(file, at + 1, size)
             file.seek(at)
             continue
-        first = bool(head[5] & FIRST_PAGE)
+        first, stream, number = bool(head[5] & FIRST_PAGE), head[14:18], struct.unpack("<I", head[18:22])[0]
+        damaged = damaged or (not first and stream in pages and number > pages[stream] + 1)
+        pages[stream] = number
         if first and not opening:
             yield Part(path, begin, at, damaged=damaged)
             begin, damaged = at, False
+            pages = {stream: number}
         opening = first
         at += PAGE + len(table) + len(body)
     if at < size:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..audio.loudness import speech_energy
 from ..audio.sound import mix, mono_16k, to_mono
 from ..clock import FPS, ordinary, read_list, seconds_of, video_frames
 from ..errors import AudioError
+from ..notes import note
 from .label_forms import same_person
 from .speakers import MAX_SPEAKERS, Speaker
 from .timeline import Sound, Timeline, TimelineError, Turn, own_track, parse_names, parse_turns, spans, speaking_order, turns_of_clips
@@ -63,8 +65,11 @@ def by_turns(sounds: Sequence[Sound], text: str, names: Sequence[str]) -> tuple[
     """One recording of all, cut up by who speaks when."""
     sound = _only(sounds, "who speaks when")
     timeline = parse_turns(text, _seconds(sound), names)
-    heard = (to_mono(sound[0])[None], sound[1])  # the model hears one channel; a copy of all for everybody would be large
+    heard = (to_mono(*sound)[None], sound[1])  # the model hears one channel; a copy of all for everybody would be large
     return timeline, [own_track(heard, timeline.of(i)) for i in range(len(timeline.names))]
+
+
+ALIKE = 0.9  # correlation of two channels that are one person's
 
 
 def by_channels(sounds: Sequence[Sound], names: Sequence[str]) -> tuple[Timeline, list[Sound]]:
@@ -73,9 +78,22 @@ def by_channels(sounds: Sequence[Sound], names: Sequence[str]) -> tuple[Timeline
     count = waveform.shape[0]
     if count < 2:
         raise AudioError("The audio is mono, so its channels cannot be speakers. Use 'who speaks when', or a stereo recording.")
+    if _alike(waveform):
+        note(
+            "The channels of the audio hold nearly the same sound, so everybody would speak at once. For a recording of all together, use "
+            "'who speaks when'."
+        )
     tracks = [(waveform[i : i + 1], rate) for i in range(count)]
     turns = [Turn(i, *span) for i, track in enumerate(tracks) for span in _active(track)]
     return Timeline(tuple(names or LETTERS[:count]), tuple(sorted(turns, key=lambda turn: (turn.start, turn.speaker)))), tracks
+
+
+def _alike(waveform: Tensor) -> bool:
+    """Whether two channels [C, N] are nearly the same, but for how loud they are."""
+    whole = waveform.double() - waveform.double().mean(dim=1, keepdim=True)
+    length = whole.square().sum(dim=1).sqrt().clamp(min=1e-12)
+    alike = (whole @ whole.T / (length[:, None] * length)).abs() - torch.eye(len(whole), dtype=torch.float64)
+    return bool(alike.max() > ALIKE)
 
 
 def dialogue(

@@ -32,8 +32,10 @@ NUMBERED = re.compile(
     re.IGNORECASE,
 )
 UNKNOWN = re.compile(r"(?:speaker|spk)?[\s_\-#]*\?+", re.IGNORECASE)  # whisper.cpp where it cannot tell
-EVERYBODY = re.compile(r"both|all|everyone|everybody|together|alle|beide|tous|todos|大家|众人|全員", re.IGNORECASE)
-TWO = re.compile(r"both|beide", re.IGNORECASE)
+EVERYBODY = re.compile(
+    r"both|all|everyone|everybody|together|alle|beide|tous|todos|大家|众人|眾人|全員|两人|兩人|二人|双方|ふたり|みんな", re.IGNORECASE
+)
+TWO = re.compile(r"both|beide|两人|兩人|二人|双方|ふたり", re.IGNORECASE)
 
 # Sounds and manners that stand in brackets: whole words, as Bella and Mr. Singh are people
 SOUNDS = re.compile(
@@ -47,7 +49,12 @@ SOUNDS = re.compile(
     re.IGNORECASE,
 )
 NO_PERSON = re.compile(
-    r"www\..*|\S+\.(?:com|org|net|io)|music|laughter|applause|sounds?|sfx|fx|音乐|音樂|音楽", re.IGNORECASE
+    r"www\..*|\S+\.(?:com|org|net|io)|music|laughter|applause|sounds?|sfx|fx|音乐|音樂|音楽"
+    r"|(?:sub)?titles?(?: by)?|captions?(?: by)?|transcri(?:bed|pt)(?: by)?|translat(?:ed|ion)(?: by)?|credits?|source|location"
+    r"|chapter.*|kapitel.*"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?:mon|diens|donners|frei|sams|sonn)tag|mittwoch"
+    r"|字幕.*|时间|時間|地点|地點|原因|标题|標題|制作|製作|翻译|翻譯|来源|來源|校对|校對|监制|監製",
+    re.IGNORECASE,
 )  # also before a colon
 
 # What people say before a colon, by its first word or its last
@@ -74,9 +81,10 @@ TITLES = re.compile(r"\b(?:mr|mrs|ms|dr|prof|st|sgt|capt|lt|rev|hon|jr|sr|\w)\.$
 SPOKEN_CUE = r"(?:O\.?\s?S\.?|V\.?\s?O\.?|O\.?\s?C\.?|CONT(?:['’]?D|INUED)?\.?)"  # a screenplay's: off screen, voice over, off camera
 CUE = re.compile(rf"\s*([^\W_][^:\n()\[\]]{{0,60}}?)\s*[(\[]\s*{SPOKEN_CUE}\s*(?:[,/][^()\[\]\n:]*)?[)\]]\s*:?\s*", re.IGNORECASE)
 ASIDE = re.compile(  # (O.S.), [whispering], ", whispering", or O.S. alone; "Man (2)" and "Man (B)" keep what tells them apart
-    rf"\s*(?:[(\[](?!\W*\w\W*[)\]])[^()\[\]]*[^\W\d_][^()\[\]]*[)\]]|,\s+[a-z][a-z ]*|\s(?-i:O\.S\.?|OS|V\.O\.?|VO|{SPOKEN_CUE}))$"
+    rf"\s*(?:[(\[](?!\W*[A-Za-z0-9]\W*[)\]])[^()\[\]]*[^\W\d_][^()\[\]]*[)\]]|,\s+[a-z][a-z ]*|\s(?-i:O\.S\.?|OS|V\.O\.?|VO|{SPOKEN_CUE}))$"
 )
 TOGETHER = re.compile(r"\s*(?:[&+/,;、]|\band\b|\bund\b|\bet\b|\by\b|和|と)\s*", re.IGNORECASE)
+MANNER = re.compile(rf"[(\[]\s*(?:{SPOKEN_CUE}|[^()\[\]]*\b(?:on|off|over|through|via)\b[^()\[\]]*)\s*[)\]]", re.IGNORECASE)  # how, not who
 JOINS = re.compile(r"(?:[&+/,、]|\b(?:and|und|et|y)|和|と)$", re.IGNORECASE)
 TAGS = re.compile(
     r"</[^>]*>|<(?:b|i|u|s|c|v|em|strong|font|span|lang|ruby|rt|br|p|div|\d)(?:[\s.:/][^>]*|\d*)>|\{[^}]*\}|\*+", re.IGNORECASE
@@ -88,6 +96,7 @@ BRACKETED = re.compile(rf"\s*(?:{_INSIDE})\s*(:?)\s*")
 COLON = re.compile(r"\s*([^\W_][^:\n\"“”「」!?…]{0,80}?)\s*:(?!//)\s*")
 FACE = re.compile(r"['-]?[)(DPp|/\\](?:\s|$)|\\\w")  # what follows a colon in :-) and in C:\file
 ENDS = re.compile(r"(?<=[.!?…。！？])\s*|(?<=\])\s*")  # where a sentence ends, a label may follow
+LISTED = re.compile(r"(?:(?<=[,;/&])|(?<=\s[-–—]))\s*(?=[^\s:][^:,;.!?]{0,20}:)")  # behind a label, another may follow within the sentence
 QUOTED = re.compile(rf"\s*([{CJK}・]{{1,{LONGEST}}}\d*)\s*([「『][^「」『』]*[」』]?)\s*$")  # 太郎「…」
 SIGNS = re.compile(r"^[\s♪♫♬@#]+(?=\w)")  # that may stand before a name
 MUSIC = re.compile(r"\s*[♪♫♬]")
@@ -105,7 +114,7 @@ class Label:
 def plain(text: str) -> str:
     """Text without tags, with ordinary letters for full-width ones, ordinary spaces, and without what cannot be seen."""
     normal = unicodedata.normalize("NFKC", html.unescape(TAGS.sub("", text)).replace("\\h", " ")).translate({0x2236: ":"})
-    return "".join(letter for letter in normal if letter == "\n" or unicodedata.category(letter) not in ("Cf", "Cc"))
+    return "".join(letter for letter in normal if letter in "\n\t" or unicodedata.category(letter) not in ("Cf", "Cc"))
 
 
 def same_person(name: str) -> str:
@@ -207,22 +216,32 @@ def pieces(text: str, labels: Mapping[str, str]) -> list[str]:
 
 def _known_within(text: str, labels: Mapping[str, str]) -> Iterator[int]:
     names = "|".join([*sorted(map(spelled, labels.values()), key=len, reverse=True), NUMBERED.pattern])
-    before = rf"(?:(?<=[^\w'’&+/-])|(?<=[{CJK}]))"
+    before = rf"(?:(?<=[^\w'’&+/-])|(?<=[{CJK}])|(?<=\s[-–—/&+]))"
     aside = r"(?:\s*\([^()\n]{1,30}\))?"
     label_within = rf"{before}(?:[\[(【<]\s*(?:{names}){aside}\s*:?\s*[\])】>]|(?<![\[(【<])(?:{names}){aside}\s*:(?!//))"
     first = COLON.match(text)
     whole = first.end(1) if first and looks_like_a_name(first[1]) else 0  # "Old Ben: …" is nobody's but Old Ben's
     for found in re.finditer(label_within, text, re.IGNORECASE):
         behind = text[: found.start()].rstrip()
-        if found.start() >= whole and not JOINS.search(behind) and not TITLES.search(behind):
+        if found.start() >= whole and not _is_joined(behind, labels) and not TITLES.search(behind):
             yield found.start()
 
 
+def _is_joined(behind: str, labels: Mapping[str, str]) -> bool:
+    """Whether a name goes on a list of names ("Anna, Ben: …"); behind speech ("Anna: hi, Ben: …") it does not."""
+    if not JOINS.search(behind):
+        return False
+    names = [name for name in TOGETHER.split(re.split(r"[.!?…。！？:]", JOINS.sub("", behind))[-1].strip()) if name]
+    return not names or all(same_person(name) in labels or NUMBERED.fullmatch(name) or looks_like_a_name(name) for name in names)
+
+
 def _others_within(text: str) -> Iterator[int]:
-    for found in ENDS.finditer(text):
+    first = COLON.match(text)
+    begins = first is not None and _before_colon(first, text, {}).surely >= LIKELY
+    for found in [*ENDS.finditer(text), *(LISTED.finditer(text, first.end()) if first and begins else ())]:
         rest = text[found.end() :]
         colon = None if TITLES.search(text[: found.start()]) else COLON.match(rest)
-        short = colon is not None and rest[0].isupper() and len(colon[1].split()) <= 3
+        short = colon is not None and (rest[0].isupper() or re.match(f"[{CJK}]", rest)) and len(colon[1].split()) <= 3
         if colon and short and _before_colon(colon, rest, {}).surely == LIKELY:
             yield found.end()
 
@@ -246,8 +265,8 @@ def _is_said(text: str) -> bool:
 
 
 def is_no_speech(text: str) -> bool:
-    """Only sounds in brackets, or music."""
-    if MUSIC.match(text):
+    """Only sounds in brackets, music, or what stands before or behind a film ("Title: …")."""
+    if MUSIC.match(text) or ((found := COLON.match(text)) and NO_PERSON.fullmatch(found[1].strip())):
         return True
     inside = [next(group for group in found.groups()[:-1] if group is not None) for found in BRACKETED.finditer(text)]
     return not BRACKETED.sub("", text).strip(" \n.♪♫♬#*") and all(SOUNDS.search(one) or not looks_like_a_name(one) for one in inside)

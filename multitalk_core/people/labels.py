@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 
 from .label_forms import (
     ALL,
+    COLON,
     DASH,
     LIKELY,
+    MANNER,
+    SOUNDS,
     SURE,
     TOGETHER,
     TWO,
@@ -34,6 +37,7 @@ SHOWN = 3  # guesses that a note names
 FEW = 3  # subtitles among which a name that comes once is no rarity
 CHANGE = re.compile(r">>+|≫|\[\s*(?:SPEAKER[_ ]TURN|speaker change)\s*\]", re.IGNORECASE)
 SECOND_DASH = re.compile(r"(?<=[.!?…。！？])\s+[-–—]\s+")
+ENDED = re.compile(r"[.!?…。！？][\"”’»)\]]*\s*$")
 VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)  # WebVTT
 
 
@@ -85,8 +89,9 @@ def who_speaks(subtitles: Iterable[tuple[str, str, float, float]], names: Sequen
     subtitles = list(subtitles)
     labels = known
     parts: list[_Part] = []
+    kept_apart = {**known, **_kept_apart(text for _, text, *_ in subtitles)}
     for _ in range(2):  # the second time with all who begin a line: they may begin within one as well
-        parts = _weighed(_turned(part for subtitle in subtitles for part in _parts(*subtitle, known, labels)), known)
+        parts = _weighed(_turned(part for subtitle in subtitles for part in _parts(*subtitle, kept_apart, labels)), known)
         labels = {**{same_person(part.name): part.name for part in parts if part.name not in ("", ALL)}, **known}
     if parts and not any(part.name for part in parts) and any(part.turn for part in parts) and len(known) in (0, 2):
         known = known or {"a": "A", "b": "B"}  # only changes are marked
@@ -130,9 +135,23 @@ def who_speaks(subtitles: Iterable[tuple[str, str, float, float]], names: Sequen
     return found
 
 
+def _kept_apart(texts: Iterable[str]) -> dict[str, str]:
+    """Names with what stands in brackets behind them, where that distinguishes people: "Man (young)" and "Man (old)"."""
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        for line in plain(text.replace("\\N", "\n")).splitlines():
+            if (label := COLON.match(DASH.sub("", line, count=1))) and not MANNER.search(label[1]):
+                whole, short = label[1].strip(), bare(label[1], {})
+                aside = whole.removeprefix(short)
+                if not aside or not SOUNDS.search(aside):
+                    found.setdefault(same_person(short), {})[same_person(whole)] = whole
+    twins = (wholes for short, wholes in found.items() if len(wholes) > 1 and short not in wholes)
+    return {key: whole for wholes in twins for key, whole in wholes.items()}
+
+
 def _each(name: str, spelled: Mapping[str, str]) -> list[str]:
     """The people of a label, by `same_person`: one, or several who are known ("Anna & Ben")."""
-    several = [same_person(one) for one in TOGETHER.split(name)]
+    several = [same_person(one) for one in TOGETHER.split(name) if one]
     return several if len(several) > 1 and all(one in spelled for one in several) else [same_person(name)]
 
 
@@ -156,8 +175,10 @@ def _parts(actor: str, text: str, start: float, stop: float, known: Mapping[str,
     dashes = 0
     parts: list[_Part] = []
     for number, line in enumerate(lines):
-        dashes += bool(DASH.match(plain(line)))
-        for part in _line(line, dashes > 1, number + 1 < len(lines), known, labels):
+        is_dashed = bool(DASH.match(plain(line)))
+        dashes += is_dashed
+        answers = is_dashed and bool(number) and bool(ENDED.search(plain(lines[number - 1])))
+        for part in _line(line, dashes > 1 or answers, number + 1 < len(lines), known, labels):
             if parts and not part.name and not part.turn:  # the text goes on, or a name stood above it
                 parts[-1] = replace(parts[-1], text=f"{parts[-1].text}\n{part.text}", rest=f"{parts[-1].rest} {part.rest}")
             else:
@@ -232,7 +253,7 @@ def _weighed(parts: list[_Part], known: Mapping[str, str]) -> list[_Part]:
     weighed = []
     for part in parts:
         key = same_person(part.name) if part.name else ""
-        several = [same_person(one) for one in TOGETHER.split(part.name)]
+        several = [same_person(one) for one in TOGETHER.split(part.name) if one]
         if not part.name:
             weighed.append(part)
         elif (

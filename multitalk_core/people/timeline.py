@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..clock import BETWEEN, TIME, ordinary, read_list, seconds_of
 from ..errors import MultiTalkError
 from ..notes import note
-from .label_forms import BRACKETED, bare, same_person
+from .label_forms import BRACKETED, EVERYBODY, TOGETHER, bare, same_person
 from .labels import NobodyKnows, who_speaks
 
 Sound = tuple[Tensor, int]
@@ -25,6 +25,9 @@ SUBTITLES = re.compile(r"-->|\[Script Info\]|^Dialogue:", re.MULTILINE)  # SRT a
 FADE = 0.005  # s; a turn that is cut out of a recording begins and ends without a click
 NAME = r"(?:(?P<name>(?:[^\W\d]|[\[(<【])[^:,;\n]*?\s*:\s*|[^:,;\n]+?\s*:\s+|[\[【][^\]】,;\n]+[\]】]\s*))?"
 ENTRY = re.compile(rf"{NAME}(?P<start>{TIME})\s*s?\s*{BETWEEN}\s*(?P<stop>{TIME})?\s*s?")
+GLUED = re.compile(r"(.*\D)(\d+):", re.DOTALL)  # a name that may end in the minutes of a time: "Anna 1:10-1:20"
+CONSOLE = re.compile(r"^\[(\d+:[\d:]+[.,]\d+) --> (\d+:[\d:]+[.,]\d+)\][ \t]*(.*)$", re.MULTILINE)  # whisper.cpp's own output
+WHOLE_SECONDS = re.compile(r"^(\s*\d+:\d\d:\d\d)(\s*-->\s*\d+:\d\d:\d\d)(\s*)$", re.MULTILINE)
 EXAMPLE = "'A: 0-3.2, B: 3.2-7'"
 NUMBERED = re.compile(r"[A-Da-d1-4]")  # names that say which speaker they are
 PUNCTUATION = re.compile(r"[,:;\n]+")
@@ -100,7 +103,7 @@ def parse_turns(text: str, seconds: float, names: Sequence[str] = ()) -> Timelin
         ImportError: subtitles without pysubs2.
     """
     subtitled = SUBTITLES.search(text) is not None
-    spoken = _subtitles(text, names) if subtitled else _without_asides(_entries(text), names)
+    spoken = _subtitles(text, names) if subtitled else _each_alone(_without_asides(_entries(text), names), names)
     if not spoken:
         raise TimelineError(f"Nobody is said to speak. Write who speaks when, such as {EXAMPLE}, or paste subtitles with names.")
     order = speaking_order([name for name, *_ in spoken], names)
@@ -135,6 +138,13 @@ def _listed(text: str) -> list[tuple[str, float, float]]:
         name = _unbracketed(match["name"]) if match and match["name"] else found[-1][0] if found else ""
         if match is None or not name:
             raise TimelineError(f"'{entry.strip()}' does not say who speaks when. Write a list such as {EXAMPLE}, in seconds.")
+        glued = GLUED.fullmatch(match["name"] or "")
+        if glued and re.match(r"\d\d(?!\d)", match["start"]):
+            before, minutes = glued[1].strip(), glued[2]
+            raise TimelineError(
+                f"'{entry.strip()}' does not say where the name ends. Write '{before}: {minutes}:{match['start']}-…' for that time, or a "
+                f"space behind the colon: '{glued[1]}{minutes}: {match['start']}-…'."
+            )
         found.append((name, seconds_of(match["start"]), seconds_of(match["stop"]) if match["stop"] else math.inf))
     return found
 
@@ -156,19 +166,30 @@ def _without_asides(spoken: list[tuple[str, float, float]], names: Sequence[str]
     return found
 
 
+def _each_alone(spoken: list[tuple[str, float, float]], names: Sequence[str]) -> list[tuple[str, float, float]]:
+    """ "Anna & Ben" and "both" are turns of people who are named alone as well."""
+    alone = {same_person(name): name for name in names} or {same_person(name): name for name, *_ in spoken}
+    people = {key: name for key, name in alone.items() if not EVERYBODY.fullmatch(name) and len(_several(name, alone)) == 1}
+    found = []
+    for name, start, stop in spoken:
+        everybody = EVERYBODY.fullmatch(name) and people and (not names or same_person(name) not in alone)
+        found += [(one, start, stop) for one in (people.values() if everybody else _several(name, alone))]
+    return found
+
+
+def _several(name: str, alone: Mapping[str, str]) -> list[str]:
+    parts = [part for part in TOGETHER.split(name) if part]
+    return [alone[same_person(part)] for part in parts] if len(parts) > 1 and all(same_person(part) in alone for part in parts) else [name]
+
+
 def _subtitles(text: str, names: Sequence[str]) -> list[tuple[str, float, float]]:
     """Who speaks in SRT, WebVTT or ASS subtitles, by the labels that `who_speaks` reads."""
-    try:
-        import pysubs2
-    except ImportError as error:
-        raise ImportError("Reading subtitles needs pysubs2: pip install pysubs2") from error
-    try:
-        lines = pysubs2.SSAFile.from_string(text.strip().lstrip(BOM) + "\n", keep_html_tags=True, keep_unknown_html_tags=True)
-    except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
-        raise TimelineError(f"The subtitles cannot be read ({error}). Paste a whole SRT or WebVTT file, or write {EXAMPLE}.") from error
-    messages = [
-        (line.name, line.text, line.start / 1000, line.end / 1000) for line in lines if not line.is_comment and line.end > line.start
-    ]
+    console = [("", said, _clock(start), _clock(stop)) for start, stop, said in CONSOLE.findall(text)]
+    lines = console or _read_subtitles(text)
+    if backwards := [start for _, said, start, stop in lines if stop <= start and said.strip()]:
+        at = ", ".join(f"{start:g} s" for start in backwards[:3]) + (" and more" if len(backwards) > 3 else "")
+        note(f"Subtitles that end before they begin, or at once, are left out: at {at}.")
+    messages = [line for line in lines if line[3] > line[2]]
     try:
         spoken = who_speaks(messages, names, note)
     except NobodyKnows as error:
@@ -176,6 +197,24 @@ def _subtitles(text: str, names: Sequence[str]) -> list[tuple[str, float, float]
             f"The subtitle '{error}' does not say who speaks. Begin it with a name: 'Anna: …', '[Anna] …' or '<v Anna>…'."
         ) from error
     return [(name, turn.start, turn.stop) for turn in spoken for name in turn.names]
+
+
+def _clock(time: str) -> float:
+    return seconds_of(time.replace(",", "."))
+
+
+def _read_subtitles(text: str) -> list[tuple[str, str, float, float]]:
+    """(actor, text, start, stop) of SRT, WebVTT or ASS; times in s."""
+    try:
+        import pysubs2
+    except ImportError as error:
+        raise ImportError("Reading subtitles needs pysubs2: pip install pysubs2") from error
+    whole = WHOLE_SECONDS.sub(r"\1,000\2,000\3", text.strip().lstrip(BOM))
+    try:
+        lines = pysubs2.SSAFile.from_string(whole + "\n", keep_html_tags=True, keep_unknown_html_tags=True)
+    except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
+        raise TimelineError(f"The subtitles cannot be read ({error}). Paste a whole SRT or WebVTT file, or write {EXAMPLE}.") from error
+    return [(line.name, line.text, line.start / 1000, line.end / 1000) for line in lines if not line.is_comment]
 
 
 def speaking_order(spoken: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -296,11 +296,20 @@ def test_channels_that_cancel_out_keep_the_voice(gain, noise):
     left = torch.from_numpy(voice()[:, 0])
     right = -gain * left + noise * torch.randn(len(left), generator=torch.Generator().manual_seed(0))
     with noting() as notes:
-        mono = to_mono(torch.stack([left, right]))
+        mono = to_mono(torch.stack([left, right]), RATE)
     assert torch.equal(mono, left if left.square().sum() >= right.square().sum() else right)
     assert "cancel" in notes[0]
     stereo = torch.stack([left, right])
     assert torch.equal(playable(stereo, RATE)[0], stereo), "what is played stays"
+
+
+@pytest.mark.parametrize(("offset", "hum"), [(0.05, 0.0), (0.0, 0.3)])
+def test_neither_an_offset_nor_a_hum_hides_that_channels_cancel_out(offset, hum):
+    left = torch.from_numpy(long_voice(2, RATE)[:, 0])
+    common = offset + hum * left.square().mean().sqrt() * torch.sin(torch.arange(len(left)) * 2 * torch.pi * 50 / RATE)
+    with noting() as notes:
+        mono = to_mono(torch.stack([left + common, common - left]), RATE)
+    assert abs(float(torch.corrcoef(torch.stack([mono, left]))[0, 1])) > 0.9 and "cancel" in notes[0]
 
 
 def test_a_half_that_cancels_out_is_not_lost():
@@ -308,7 +317,7 @@ def test_a_half_that_cancels_out_is_not_lost():
     right = left.clone()
     right[len(right) // 2 :] *= -1
     with noting() as notes:
-        assert torch.equal(to_mono(torch.stack([left, right])), left)
+        assert torch.equal(to_mono(torch.stack([left, right]), RATE), left)
     assert notes
 
 
@@ -320,7 +329,7 @@ def test_ordinary_stereo_is_the_plain_mean(kind):
     right |= {"half of the level, negative": -0.5 * left, "silence": 0 * left}
     stereo = torch.stack([left if kind != "silence" else 0 * left, right[kind]])
     with noting() as notes:
-        assert torch.equal(to_mono(stereo), stereo.mean(dim=0))
+        assert torch.equal(to_mono(stereo, RATE), stereo.mean(dim=0))
     assert not notes
 
 

@@ -317,6 +317,13 @@ def test_channels_are_speakers_and_the_recording_is_played_once():
         dialogue([noise(1)], "channels")
 
 
+def test_channels_of_one_sound_are_said():
+    left = noise(2)[0]
+    with noting() as notes:
+        dialogue([(torch.cat([left, 0.5 * left]), RATE)], "channels")
+    assert "nearly the same sound" in notes[0]
+
+
 @pytest.mark.parametrize("hertz", [0, 50, 60])
 def test_an_offset_or_a_hum_on_a_channel_is_nobody_speaking(hertz):
     """As loud as a fifth of the voice, all the time."""

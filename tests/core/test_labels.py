@@ -320,3 +320,68 @@ def test_both_of_three_are_a_guess():
 )
 def test_actors_of_aegisub(lines, who):
     assert read(ass(*lines)) == (who, [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "who"),
+    [
+        (["-Anna: hi -Ben: ho"], ["Anna", "Ben"]),
+        (["-ANNA: Hi there. -BEN: Hello."], ["ANNA", "BEN"]),
+        (["Speaker 1: hi -Speaker 2: ho"], ["Speaker 1", "Speaker 2"]),
+        (["Anna: hi, Ben: ho", BEN, ANNA], ["Anna", "Ben", "Ben", "Anna"]),
+        (["张三：你好，李四：好"], ["张三", "李四"]),
+        (["Anna: hi / Ben: ho"], ["Anna", "Ben"]),
+        (["Anna: hi & Ben: ho"], ["Anna", "Ben"]),
+        (["Anna: Hi.\n- Hello.", BEN], ["Anna", "Ben", "Ben"]),
+    ],
+)
+def test_two_in_one_subtitle_are_two_however_they_are_parted_and_that_is_said(lines, who):
+    found, notes = spoken(*lines)
+    assert found == who and "Who speaks is a guess" in notes[0]
+
+
+def test_a_list_of_names_is_one_label_of_all():
+    assert spoken("Anna, Ben, and Clara: Hi", ANNA, BEN, "Clara: Oh")[0] == ["Anna", "Ben", "Clara", "Anna", "Ben", "Clara"]
+
+
+@pytest.mark.parametrize("line", ["张三（笑）：你好", "张三（哭）：你好"])
+def test_an_aside_of_one_sign_is_no_other_person(line):
+    assert spoken(line, "李四：好", "张三：是") == (["张三", "李四", "张三"], [])
+
+
+@pytest.mark.parametrize("people", [("Man (young)", "Man (old)"), ("Anna (Interviewer)", "Anna (Guest)")])
+def test_what_stands_in_brackets_parts_people_who_have_no_other_name(people):
+    first, second = people
+    assert spoken(f"{first}: Hi", f"{second}: Ho", f"{first}: So") == ([first, second, first], [])
+    assert spoken("Anna (V.O.): Hi", "Anna (O.S.): Ho", BEN) == (["Anna", "Anna", "Ben"], [])
+
+
+@pytest.mark.parametrize("credit", ["字幕制作：小明", "Title: My film", "Location: Paris", "Subtitles by: Carl"])
+def test_what_stands_before_a_film_is_nobody(credit):
+    who, notes = spoken(credit, ANNA, BEN)
+    assert who == ["Anna", "Ben"] and "nobody speaks" in notes[0]
+
+
+def test_whisper_cpps_own_output_is_read():
+    text = "[00:00:00.000 --> 00:00:02.000]   (speaker 0) Hi\n[00:00:02.000 --> 00:00:04.500]   (speaker 1) Ho\n"
+    assert read(text) == (["speaker 0", "speaker 1"], [])
+
+
+def test_subtitles_that_end_before_they_begin_are_left_out_and_that_is_said():
+    text = srt([ANNA, BEN, ANNA]).replace("00:00:01,000 --> 00:00:01,900", "00:00:01,900 --> 00:00:01,000")
+    assert read(text) == (["Anna", "Anna"], ["Subtitles that end before they begin, or at once, are left out: at 1.9 s."])
+
+
+def test_times_of_whole_seconds_are_read():
+    assert read("1\n00:00:00 --> 00:00:02\nAnna: Hi\n\n2\n00:00:02 --> 00:00:04\nBen: Ho\n") == (["Anna", "Ben"], [])
+
+
+@pytest.mark.parametrize("text", ["Anna 1:10-1:20, Ben 1:20-1:30", "Speaker1 0:00-0:05", "A1:00-1:10", "甲 1:10-1:20，乙 1:20-1:30"])
+def test_a_time_right_behind_a_name_is_refused_with_both_readings(text):
+    with pytest.raises(TimelineError, match="does not say where the name ends. Write '"):
+        read(text)
+
+
+@pytest.mark.parametrize("together", ["A & B", "A+B", "A/B", "Both", "A and B", "两人"])
+def test_a_list_knows_turns_of_several(together):
+    assert read(f"{together}: 0-3, A: 3-4, B: 4-5") == (["A", "B", "A", "B"], [])

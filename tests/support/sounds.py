@@ -4,7 +4,9 @@ VOICE is what most of them hold: 2.5 s, 16 kHz.
 """
 
 import io
+import re
 import struct
+from fractions import Fraction
 
 import numpy as np
 
@@ -114,7 +116,74 @@ TAG = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)
 LIST = b"LIST" + struct.pack("<I", 14) + b"INFOINAM" + struct.pack("<I", 2) + b"a\0"
 ODD = b"junk" + struct.pack("<I", 3) + b"abc"
 
+
 # what it is: how it is made, how long it must be heard (s), what must be said of it
+def _two_chunks(content):
+    """Half of the sound in a chunk, and half in another."""
+    head, sound = content[:36], content[44:]
+    half = len(sound) // 2
+    chunks = (b"data" + struct.pack("<I", len(part)) + part for part in (sound[:half], sound[half:]))
+    return patched(head + b"".join(chunks), 4, len(content))
+
+
+def _pcm(form, layout, codec="pcm_s16be"):
+    """Samples that are not compressed, in a layout that the file describes; the voice is in the centre."""
+    count = {"7.1": 8, "6.1": 7, "5.1": 6}[layout]
+    samples = np.zeros((round(SECONDS * RATE), count), np.float32)
+    samples[:, 2] = voice()[:, 0]
+    return encoded(form, (samples, RATE, codec, layout))
+
+
+def _with_picture(form, late):
+    """A grey picture, and a voice that begins so many seconds after it."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        picture, sound = container.add_stream("mpeg4", rate=25), container.add_stream("aac", rate=44_100, layout="mono")
+        picture.width = picture.height = 32
+        for number in range(round(25 * (SECONDS + late))):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 128, np.uint8), format="rgb24")
+            frame.pts = number
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        _add(container, sound, voice(44_100), 44_100, late)
+        container.mux(sound.encode())
+    return file.getvalue()
+
+
+def _with_gap(form, seconds):
+    """A voice that pauses in its middle, for which the file has no packets."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        sound = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        half = round(SECONDS * RATE / 2)
+        _add(container, sound, voice()[:half], RATE, 0)
+        _add(container, sound, voice()[half:], RATE, SECONDS / 2 + seconds)
+        container.mux(sound.encode())
+    return file.getvalue()
+
+
+def _add(container, stream, samples, rate, start):
+    """Samples [N, 1], in frames of 1024, from `start` s on."""
+    import av
+
+    for at in range(0, len(samples), 1024):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[at : at + 1024].T), format="flt", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, round(start * rate) + at, Fraction(1, rate)
+        for part in av.AudioResampler(format=stream.codec_context.format or "s16", layout="mono", rate=rate).resample(frame):
+            container.mux(stream.encode(part))
+
+
+def _without_page(content, number):
+    """An Ogg without one of its pages."""
+    starts = [found.start() for found in re.finditer(rb"OggS\0", content)]
+    stop = starts[number + 1] if number + 1 else len(content)
+    return content[: starts[number]] + content[stop:]
+
+
 FILES = {
     "whole.wav": (_wav, SECONDS, None),
     "float.wav": (lambda: written(voice(), subtype="FLOAT"), SECONDS, None),
@@ -176,6 +245,27 @@ FILES = {
     "chained, another codec.ogg": (lambda: _ogg() + _ogg("OPUS"), 5.0, None),
     "chained.flac.ogg": (lambda: encoded("ogg", (voice(), RATE, "flac", "mono")) * 2, 5.0, None),
     # cut and damaged
+    "joined, then 24 bits.flac": (lambda: _flac() + written(voice(), form="FLAC", subtype="PCM_24"), 5.0, None),
+    "joined, 44.1 then 48 kHz and stereo.flac": (lambda: _flac(44_100) + _flac(48_000, 2), 5.0, None),
+    "two chunks of sound.wav": (lambda: _two_chunks(_wav()), SECONDS, None),
+    "7.1.mov": (lambda: _pcm("mov", "7.1"), SECONDS, None),
+    "7.1.aiff": (lambda: _pcm("aiff", "7.1"), SECONDS, None),
+    "7.1.caf": (lambda: _pcm("caf", "7.1"), SECONDS, None),
+    "6.1, 24 bits.mov": (lambda: _pcm("mov", "6.1", "pcm_s24le"), SECONDS, None),
+    "5.1.mov": (lambda: _pcm("mov", "5.1"), SECONDS, None),
+    "begins 3 s after the picture.mp4": (lambda: _with_picture("mp4", 3), SECONDS + 3, None),
+    "begins 3 s after the picture.mkv": (lambda: _with_picture("matroska", 3), SECONDS + 3, None),
+    "with a picture.mp4": (lambda: _with_picture("mp4", 0), SECONDS, None),
+    "6 s without sound.mkv": (lambda: _with_gap("matroska", 6), SECONDS + 6, "6.0"),
+    "a page is missing.opus": (lambda: _without_page(written(long_voice(), 48_000, "OGG", "OPUS"), 5), 20.0, "is damaged: "),
+    "the first page of sound is missing.vorbis.ogg": (
+        lambda: _without_page(written(long_voice(), 48_000, "OGG", "VORBIS"), 3), 20.0, "is damaged: "
+    ),
+    "the last page but one is missing.opus": (
+        lambda: _without_page(written(long_voice(), 48_000, "OGG", "OPUS"), -2), None, "is damaged: "
+    ),
+    "cut.adpcm.wav": (lambda: written(voice(), subtype="IMA_ADPCM")[:12_000], None, "of the sound that its header promises is there"),
+    "cut.caf": (lambda: written(voice(), form="CAF")[:50_000], None, "of the sound that its header promises is there"),
     "cut.wav": (lambda: _wav()[:50_001], 1.56, "cut off: its header promises 2.50 s, and 1.56 s"),
     "cut.flac": (lambda: _flac()[: len(_flac()) // 2], 1.02, "cut off: its header promises 2.50 s"),
     "cut.mp3": (lambda: mp3()[: len(mp3()) // 2], 1.23, "cut off: its header promises"),

@@ -1,4 +1,4 @@
-"""The blueprint "Talking video": an example workflow as one node of the editor, made by `python -m tools.workflows.workflows`.
+"""The blueprint "Talking video": an example workflow as one node of the editor, made by `tools/workflows/workflows.py`.
 
 A blueprint is a workflow with a single node, whose type is a subgraph that the file defines. In there, node −10 stands for its inputs
 and node −20 for its outputs.

@@ -1,6 +1,6 @@
 """The example workflows as the graph editor saves them, made from their API form.
 
-    python -m tools.workflows.workflows [--thumbnails] [NAME ...]
+    python tools/launch.py tools.workflows.workflows [--thumbnails] [NAME ...]
 
 Run it in the development environment, with COMFYUI_PATH set. Every workflows/api/<name>.json becomes workflows/<name>.json, laid out as
 examples.py says; with --thumbnails they also run, and workflows/<name>.jpg is a frame of what they make. tests/nodes/test_workflows.py
