@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PLAYLIST = "a playlist, which only names other files"
+TEXT = "a text file"
 HEAD = 1024  # bytes that are looked at
 _TEXT = set(range(32, 127)) | set(range(128, 256)) | set(b"\t\n\r\f\x1b")
 _BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (  # at which byte, what stands there, what it is
     (0, b"version https://git-lfs", "a Git LFS pointer in place of the file itself; fetch it with git lfs pull"),
-    (0, b"#EXTM3U", "a playlist, which only names other files"),
-    (0, b"[playlist]", "a playlist, which only names other files"),
+    (0, b"#EXTM3U", PLAYLIST),
+    (0, b"[playlist]", PLAYLIST),
     (0, b"MThd", "a MIDI file, which holds notes and no sound"),
     (0, b"%PDF", "a PDF"),
     (0, b"PK\x03\x04", "a ZIP archive or a document"),
@@ -41,7 +43,7 @@ def kind_of(path: Path) -> str:
         return "a web page, perhaps in place of a download that failed"
     if not any(head):
         return "" if _holds_anything(path) else "a file of nothing but zeros, such as a download that was not finished"
-    return "a text file" if _is_text(head) else ""
+    return TEXT if _is_text(head) else ""
 
 
 def _is_text(head: bytes) -> bool:

@@ -89,6 +89,12 @@ JOINS = re.compile(r"(?:[&+/,、]|\b(?:and|und|et|y)|和|と)$", re.IGNORECASE)
 TAGS = re.compile(
     r"</[^>]*>|<(?:b|i|u|s|c|v|em|strong|font|span|lang|ruby|rt|br|p|div|\d)(?:[\s.:/][^>]*|\d*)>|\{[^}]*\}|\*+", re.IGNORECASE
 )
+# Times that tools write beside a name: "[00:01] Anna: …", "Anna (00:01): …", "00:01 Anna: …", "Anna  00:01" above the text
+STAMP = re.compile(
+    r"[\[(]\s*\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?\s*[)\]]|^\s*\d{1,2}:\d\d(?::\d\d)?\s+(?=\S)"
+    r"|[ \t]{2,}\d{1,2}:\d\d(?::\d\d)?\s*$",
+    re.MULTILINE,
+)
 DASH = re.compile(r"\s*[-–—‐•·]\s*(?=\S)")
 BRACKETS = [("[", "]"), ("(", ")"), ("【", "】"), ("〔", "〕"), ("〈", "〉"), ("<", ">")]
 _INSIDE = "|".join(rf"{re.escape(o)}([^{re.escape(o + c)}\n]{{1,60}}){re.escape(c)}" for o, c in BRACKETS)
@@ -114,6 +120,7 @@ class Label:
 def plain(text: str) -> str:
     """Text without tags, with ordinary letters for full-width ones, ordinary spaces, and without what cannot be seen."""
     normal = unicodedata.normalize("NFKC", html.unescape(TAGS.sub("", text)).replace("\\h", " ")).translate({0x2236: ":"})
+    normal = STAMP.sub(" ", normal) if any(letter.isalpha() for letter in STAMP.sub("", normal)) else normal
     return "".join(letter for letter in normal if letter in "\n\t" or unicodedata.category(letter) not in ("Cf", "Cc"))
 
 
@@ -141,7 +148,7 @@ def label(text: str, above: bool, known: Mapping[str, str]) -> Label:
     if above and is_told(own_line, known):  # above the text, as Premiere writes it
         return Label(one_name(own_line, known), SURE, "")
     if above and looks_like_a_name(own_line) and not _is_said(own_line) and not own_line.endswith("."):
-        return Label(own_line, UNLIKELY, "")
+        return Label(own_line, LIKELY if own_line.isupper() and len(own_line) > 1 else UNLIKELY, "")
     return Label("", 0, text)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio.file_kinds import kind_of, unfinished
+from ..audio.file_kinds import PLAYLIST, TEXT, kind_of, unfinished
 from ..clock import FPS
 from ..errors import MultiTalkError
 from ..notes import note
@@ -49,6 +49,9 @@ class VideoSource:
         self._told = False
         self._start, self._last = Fraction(start), max(0, round(duration * FPS) - 1) if duration else None
         name = Path(file).name if isinstance(file, (Path, str)) else "the video"
+        if isinstance(file, (Path, str)) and Path(file).is_file() and (kind := kind_of(Path(file))) in (PLAYLIST, TEXT):
+            # FFmpeg would open the files that it names
+            raise SourceError(f"'{name}' cannot be read as video: it is {kind}. Choose another file.")
         try:
             if not isinstance(file, (Path, str)):
                 file.seek(0)

@@ -385,3 +385,12 @@ def test_a_time_right_behind_a_name_is_refused_with_both_readings(text):
 @pytest.mark.parametrize("together", ["A & B", "A+B", "A/B", "Both", "A and B", "两人"])
 def test_a_list_knows_turns_of_several(together):
     assert read(f"{together}: 0-3, A: 3-4, B: 4-5") == (["A", "B", "A", "B"], [])
+
+
+@pytest.mark.parametrize("form", ["{} (00:01): Hi", "[00:01] {}: Hi", "00:01 {}: Hi", "{}  00:01\nHi", "{} [00:00:01]\nHi"])
+def test_times_beside_a_name_are_no_part_of_it(form):
+    assert spoken(form.format("Speaker 1"), form.format("Speaker 2")) == (["Speaker 1", "Speaker 2"], [])
+
+
+def test_names_in_capitals_above_the_text_are_names_beside_a_subtitle_without_one():
+    assert spoken("ANNA\nHi", "BEN\nHo", "Go on")[0] == ["ANNA", "BEN", "BEN"]

@@ -147,3 +147,9 @@ def test_raw_video_is_told_to_have_no_time_stamps(tmp_path, codec, kind):
         container.mux(stream.encode())
     with pytest.raises(SourceError, match=f"'raw.bin' has no time stamps.*raw {kind.upper()} outside of any container.*-framerate 25"):
         VideoSource(tmp_path / "raw.bin")
+
+
+def test_a_playlist_is_no_video_and_what_it_names_is_not_opened(tmp_path):
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:3,\nother.mp4\n#EXT-X-ENDLIST\n")
+    with pytest.raises(SourceError, match="it is a playlist"):
+        VideoSource(tmp_path / "list.m3u8")
