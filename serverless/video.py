@@ -14,7 +14,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from multitalk_core.audio.decoding import SoundError, seconds
+from multitalk_core.audio.decoding import seconds
+from multitalk_core.audio.runs import SoundError
 
 from .errors import JobError
 

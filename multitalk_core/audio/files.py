@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import AudioError
 from .channels import STEREO
-from .decoding import Run, SoundError, decode, seconds_of
+from .decoding import decode
+from .runs import Run, SoundError, seconds_of
 from .sound import resample, to_stereo
 
 
